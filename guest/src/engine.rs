@@ -1,0 +1,379 @@
+//! The engine: one source, one cache, one flight per key.
+
+use crate::cache::{Cache, Cached, Key, Token, refresh_on};
+use crate::environment::Environment;
+use crate::error::{Cause, Error};
+use crate::failure::Asked;
+use crate::flight::{Flight, Outcome};
+use crate::keyed::Keyed;
+use crate::platform::{HttpReply, Platform, TransportFault};
+use crate::reply::{self, MAX_REPLY_BYTES, TokenReply};
+use crate::request::{Audience, Identity, TokenRequest};
+use crate::retry::retry_after;
+use crate::source::{self, Selection, Source};
+use futures_util::future::{Either, select};
+use std::cell::RefCell;
+use std::pin::pin;
+use std::rc::Rc;
+use std::time::Duration;
+
+/// How long one try waits for its whole reply. The slowest answers that peers' trackers report stay below it.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Where refreshes cannot run in the background, how long a caller with a valid token waits for its successor.
+const INLINE_REFRESH: Duration = Duration::from_secs(2);
+
+/// Answers requests for tokens. Cheap to clone; all clones are one engine.
+pub struct Engine<P>(Rc<Shared<P>>);
+
+struct Shared<P> {
+    platform: P,
+    selection: Selection,
+    state: RefCell<State>,
+}
+
+#[derive(Default)]
+struct State {
+    cache: Cache,
+    flights: Keyed<Rc<Flight>>,
+    /// Counts calls of [`Engine::forget`]: what was asked for before one is not cached after it.
+    generation: u64,
+    last_failure: Option<Error>,
+}
+
+/// A token as it is handed out.
+#[derive(Clone, Debug)]
+pub struct Issued {
+    /// The token.
+    pub token: Rc<Token>,
+    /// Its successor is overdue because the platform failed; the token is still valid.
+    pub stale: bool,
+}
+
+/// Where tokens come from, and why.
+#[derive(Clone, Debug)]
+pub struct SourceDescription {
+    /// The name of the source, or nothing when none can be used.
+    pub source: Option<String>,
+    /// The address that is asked.
+    pub endpoint: Option<String>,
+    /// Sentences that name the variables that decided, never their values.
+    pub reasons: Vec<String>,
+    /// The latest failure since the last success.
+    pub last_failure: Option<Error>,
+}
+
+impl<P> Clone for Engine<P> {
+    fn clone(&self) -> Self {
+        Self(Rc::clone(&self.0))
+    }
+}
+
+impl<P: Platform> Engine<P> {
+    /// Selects the source from the platform's environment. Asks nobody yet.
+    pub fn new(platform: P) -> Self {
+        let selection = source::select(&Environment::new(platform.environment()));
+        Self(Rc::new(Shared {
+            platform,
+            selection,
+            state: RefCell::default(),
+        }))
+    }
+
+    /// A token that is valid now.
+    ///
+    /// Comes from the cache when it has one. Otherwise all who ask for the same audience and identity wait for the same
+    /// flight, each until its own time is over.
+    ///
+    /// # Errors
+    /// One cause of the closed list. Never when a valid token is at hand, unless the caller rejected it or brings claims.
+    pub async fn get_token(&self, request: TokenRequest) -> Result<Issued, Error> {
+        let shared = &self.0;
+        let source = shared.selection.source.as_ref().map_err(Clone::clone)?;
+        let identity = match request.identity {
+            Identity::PlatformDefault => shared.selection.default_identity.clone(),
+            other => other,
+        };
+        let key = Key {
+            identity,
+            audience: request.audience,
+            claims: request.claims,
+        };
+        if let Some(rejected) = &request.rejected_token {
+            shared.state.borrow_mut().cache.reject(rejected);
+        }
+        let cached = match &key.claims {
+            Some(_) => Cached::Nothing,
+            None => shared
+                .state
+                .borrow_mut()
+                .cache
+                .look_up(&key, shared.platform.unix_time()),
+        };
+        let now = shared.platform.monotonic();
+        match cached {
+            Cached::Fresh(token) => Ok(Issued { token, stale: false }),
+            Cached::Due {
+                token,
+                failed,
+                try_now: false,
+            } => Ok(Issued { token, stale: failed }),
+            Cached::Due { token, failed, .. } => {
+                let patience = request.timeout.min(INLINE_REFRESH);
+                let flight = shared.join(source.as_ref(), &key, now + request.timeout.max(ATTEMPT_TIMEOUT))?;
+                if P::BACKGROUND {
+                    return Ok(Issued { token, stale: failed });
+                }
+                match race(flight.landed(), shared.platform.sleep(patience)).await {
+                    Some(Ok(token)) => Ok(Issued { token, stale: false }),
+                    Some(Err(_)) | None if token.expires_on > shared.platform.unix_time() => {
+                        Ok(Issued { token, stale: true })
+                    }
+                    Some(Err(error)) => Err(error),
+                    None => Err(shared.deadline_exceeded(source.as_ref(), &flight)),
+                }
+            }
+            Cached::Nothing => {
+                let flight = shared.join(source.as_ref(), &key, now + request.timeout)?;
+                match race(flight.landed(), shared.platform.sleep(request.timeout)).await {
+                    Some(outcome) => outcome.map(|token| Issued { token, stale: false }),
+                    None => Err(shared.deadline_exceeded(source.as_ref(), &flight)),
+                }
+            }
+        }
+    }
+
+    /// Drops cached tokens, of one audience or all. An audience that is none holds no tokens.
+    pub fn forget(&self, audience: Option<&str>) {
+        let state = &mut *self.0.state.borrow_mut();
+        match audience.map(Audience::parse) {
+            None => state.cache.forget(None),
+            Some(Ok(audience)) => state.cache.forget(Some(&audience)),
+            Some(Err(_)) => return,
+        }
+        // Flights go on for those who wait, and new callers start their own.
+        state.generation += 1;
+        state.flights = Keyed::default();
+    }
+
+    /// Where tokens come from, and why. Asks nobody.
+    #[must_use]
+    pub fn describe_source(&self) -> SourceDescription {
+        let Selection { source, reasons, .. } = &self.0.selection;
+        SourceDescription {
+            source: source.as_ref().ok().map(|source| source.name().to_owned()),
+            endpoint: source.as_ref().ok().map(|source| source.endpoint()),
+            reasons: reasons.clone(),
+            last_failure: match source {
+                Ok(_) => self.0.state.borrow().last_failure.clone(),
+                Err(error) => Some(error.clone()),
+            },
+        }
+    }
+}
+
+impl<P: Platform> Shared<P> {
+    /// The flight for `key`: the one that is under way, or a new one.
+    fn join(self: &Rc<Self>, source: &dyn Source, key: &Key, deadline: Duration) -> Result<Rc<Flight>, Error> {
+        // Refused here, a selector that the source does not know costs no flight.
+        source
+            .request(&key.audience, &key.identity)
+            .map_err(|error| error.with_source(source.name()))?;
+        let mut state = self.state.borrow_mut();
+        if let Some(flight) = state.flights.get(key) {
+            flight.extend(deadline);
+            return Ok(Rc::clone(flight));
+        }
+        let flight = Rc::new(Flight::new(deadline));
+        state.flights.insert(key.clone(), Rc::clone(&flight));
+        let generation = state.generation;
+        drop(state);
+        let (shared, key, started) = (Rc::clone(self), key.clone(), Rc::clone(&flight));
+        self.platform.spawn(Box::pin(async move {
+            let outcome = shared.fly(&key, &started).await;
+            shared.landed(&key, generation, &started, outcome);
+        }));
+        Ok(flight)
+    }
+
+    /// Keeps what a flight brought and tells all who wait.
+    fn landed(&self, key: &Key, generation: u64, flight: &Rc<Flight>, outcome: Outcome) {
+        let mut state = self.state.borrow_mut();
+        if state
+            .flights
+            .get(key)
+            .is_some_and(|current| Rc::ptr_eq(current, flight))
+        {
+            state.flights.remove(key);
+        }
+        match &outcome {
+            Ok(token) => {
+                state.last_failure = None;
+                if state.generation == generation {
+                    state.cache.insert(key, Rc::clone(token));
+                }
+            }
+            Err(error) => {
+                state.last_failure = Some(error.clone());
+                state.cache.refresh_failed(key, self.platform.unix_time());
+            }
+        }
+        drop(state);
+        flight.land(outcome);
+    }
+
+    /// Asks the source, again where that helps and the callers' time allows.
+    async fn fly(&self, key: &Key, flight: &Flight) -> Outcome {
+        let source = self.selection.source.as_ref().map_err(Clone::clone)?.as_ref();
+        let asked = Asked {
+            source,
+            audience: &key.audience,
+            identity: &key.identity,
+        };
+        let policy = source.retry_policy();
+        let started = self.platform.monotonic();
+        let mut attempt = 0;
+        loop {
+            attempt += 1;
+            let (error, may_try_again, hint) = match self.attempt(&asked, flight, attempt).await? {
+                Ok(reply) if reply.status == 200 => return self.understand(&asked, &reply),
+                Ok(reply) => {
+                    let now = self.platform.unix_time();
+                    let updating = reply.status == 410 && self.platform.monotonic() < started + policy.updating;
+                    let again = policy.covers(reply.status) && (updating || attempt < policy.attempts);
+                    (asked.failed(&reply, now), again, retry_after(&reply, now))
+                }
+                Err(fault) => {
+                    let again = fault.is_transient() && attempt < policy.connection_attempts;
+                    (asked.fault(fault), again, None)
+                }
+            };
+            let wait = policy
+                .delay(attempt, self.platform.random())
+                .max(hint.unwrap_or_default());
+            if !may_try_again || self.platform.monotonic() + wait >= flight.deadline() {
+                return Err(error);
+            }
+            flight.set_activity(format!("the next try; the one before failed: {}", error.message));
+            self.platform.sleep(wait).await;
+        }
+    }
+
+    /// One try. The outer error ends the flight: its time is over.
+    async fn attempt(
+        &self,
+        asked: &Asked<'_>,
+        flight: &Flight,
+        attempt: u32,
+    ) -> Result<Result<HttpReply, TransportFault>, Error> {
+        let source = asked.source;
+        let request = source.request(asked.audience, asked.identity)?;
+        let before = match flight.activity() {
+            text if attempt > 1 => text.replacen("the next try; ", "", 1),
+            _ => String::new(),
+        };
+        let waiting_for = format!("the reply of {}", source.endpoint());
+        flight.set_activity(match before.as_str() {
+            "" => waiting_for,
+            before => format!("{waiting_for}; {before}"),
+        });
+        let give_up = self.platform.monotonic() + ATTEMPT_TIMEOUT;
+        let secrets = request.secrets();
+        let mut reply = pin!(self.platform.send(request, MAX_REPLY_BYTES));
+        loop {
+            // The deadline moves when a more patient caller joins, so it is read again each time it seems to be reached.
+            let until = flight.deadline().min(give_up);
+            let now = self.platform.monotonic();
+            if now >= until {
+                return match until == give_up {
+                    true => Ok(Err(TransportFault::NoReply)),
+                    false => Err(self.deadline_exceeded(source, flight)),
+                };
+            }
+            if let Some(mut reply) = race(reply.as_mut(), self.platform.sleep(until - now)).await {
+                if let Ok(reply) = &mut reply {
+                    reply.redact(&secrets);
+                }
+                return Ok(reply);
+            }
+        }
+    }
+
+    /// Turns a successful reply into a token, or says why it is none.
+    fn understand(&self, asked: &Asked<'_>, reply: &HttpReply) -> Outcome {
+        let now = self.platform.unix_time();
+        let reply = reply::parse(&reply.body, now).map_err(|fault| asked.unusable(&fault))?;
+        let refuse = |cause, message: String| {
+            Err(Error::new(cause, message)
+                .with_source(asked.source.name())
+                .with_status(200))
+        };
+        let endpoint = asked.source.endpoint();
+        if !names_the_identity(&reply, asked.identity) {
+            let message = format!(
+                "{endpoint} answers with a token of another identity than {}. Assign that identity to this workload, or \
+                 correct the identifier.",
+                asked.identity.describe()
+            );
+            return refuse(Cause::IdentityMismatch, message);
+        }
+        let audience = asked.audience.resource();
+        let same = |resource: &String| {
+            resource
+                .trim_end_matches('/')
+                .eq_ignore_ascii_case(audience.trim_end_matches('/'))
+        };
+        if !reply.resource.as_ref().is_none_or(same) {
+            let message = format!("{endpoint} answers with a token for another audience than {audience}.");
+            return refuse(Cause::MalformedReply, message);
+        }
+        if self.state.borrow().cache.is_rejected(&reply.token) {
+            let message = format!(
+                "{endpoint} still returns the token for {audience} that was rejected. The platform caches tokens; ask \
+                 again when that one has expired, or restart the workload's identity."
+            );
+            return refuse(Cause::TokenRejected, message);
+        }
+        Ok(Rc::new(Token {
+            refresh_on: refresh_on(now, reply.expires_on, reply.refresh_in),
+            expires_on: reply.expires_on,
+            secret: reply.token,
+            token_type: reply.token_type,
+            audience: audience.to_owned(),
+            client_id: reply.client_id,
+            source: asked.source.name(),
+        }))
+    }
+
+    fn deadline_exceeded(&self, source: &dyn Source, flight: &Flight) -> Error {
+        let activity = match flight.activity() {
+            text if text.is_empty() => format!("{} to be asked", source.endpoint()),
+            text => text,
+        };
+        Error::new(
+            Cause::DeadlineExceeded,
+            format!("The caller's time ran out while waiting for {activity}"),
+        )
+        .with_source(source.name())
+    }
+}
+
+/// Whether a reply agrees with the identity that was asked for, as far as it says. A platform that falls back to another
+/// identity must not go unnoticed.
+fn names_the_identity(reply: &TokenReply, asked: &Identity) -> bool {
+    let agrees = |said: &Option<String>, asked: &str| said.as_ref().is_none_or(|said| said.eq_ignore_ascii_case(asked));
+    match asked {
+        Identity::PlatformDefault | Identity::SystemAssigned => true,
+        Identity::ClientId(id) => agrees(&reply.client_id, id),
+        Identity::ObjectId(id) => agrees(&reply.object_id, id),
+        Identity::ResourceId(id) => agrees(&reply.resource_id, id),
+    }
+}
+
+/// The result of `work`, or nothing when `limit` ends first. What is ready counts, even when both are.
+async fn race<T>(work: impl Future<Output = T>, limit: impl Future<Output = ()>) -> Option<T> {
+    match select(pin!(work), pin!(limit)).await {
+        Either::Left((result, _)) => Some(result),
+        Either::Right(_) => None,
+    }
+}

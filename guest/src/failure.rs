@@ -1,0 +1,292 @@
+//! From what came back to the one cause of the closed list, with a sentence that says what to do.
+
+use crate::error::{Cause, Error};
+use crate::failure_body::{self, FailureBody};
+use crate::platform::{HttpReply, TransportFault};
+use crate::reply::ReplyFault;
+use crate::request::{Audience, Identity};
+use crate::retry::retry_after;
+use crate::source::Source;
+
+/// What was asked, for messages.
+pub(crate) struct Asked<'a> {
+    pub(crate) source: &'a dyn Source,
+    pub(crate) audience: &'a Audience,
+    pub(crate) identity: &'a Identity,
+}
+
+impl Asked<'_> {
+    fn error(&self, cause: Cause, message: String) -> Error {
+        Error::new(cause, message).with_source(self.source.name())
+    }
+
+    /// The error for a request that got no reply.
+    pub(crate) fn fault(&self, fault: TransportFault) -> Error {
+        let cause = match fault {
+            TransportFault::Denied => Cause::Denied,
+            TransportFault::TooLarge | TransportFault::BrokenOff => Cause::MalformedReply,
+            TransportFault::NotHttp => Cause::EndpointIntercepted,
+            TransportFault::Other => Cause::Internal,
+            TransportFault::NameNotFound | TransportFault::NotConnected | TransportFault::NoReply => {
+                Cause::EndpointUnreachable
+            }
+        };
+        let advice = match fault {
+            TransportFault::Denied => {
+                "An identity endpoint is expected at a loopback, link-local or private address: correct the environment, \
+                 or have the host grant this endpoint."
+            }
+            TransportFault::TooLarge | TransportFault::BrokenOff | TransportFault::NotHttp => {
+                "Check what listens there; a token reply is a few kilobytes of JSON over HTTP."
+            }
+            TransportFault::Other => "See the log of the host.",
+            _ if self.source.name() == "imds" => {
+                "Check that this machine has a managed identity and that nothing blocks the address; off Azure, name an \
+                 emulator in AZURE_POD_IDENTITY_AUTHORITY_HOST."
+            }
+            _ => "Check that the platform's identity service runs and that the environment is the platform's own.",
+        };
+        self.error(
+            cause,
+            format!("{} {}. {advice}", self.source.endpoint(), fault.description()),
+        )
+    }
+
+    /// The error for a successful reply that holds no usable token.
+    pub(crate) fn unusable(&self, fault: &ReplyFault) -> Error {
+        let endpoint = self.source.endpoint();
+        let error = match fault {
+            ReplyFault::NotJson { html: true } => self.error(
+                Cause::EndpointIntercepted,
+                format!(
+                    "{endpoint} answers with a web page instead of a token. A proxy or login page answers in its place: \
+                     let requests to this address bypass it."
+                ),
+            ),
+            ReplyFault::Expired => self.error(
+                Cause::TokenRejected,
+                format!("{endpoint} returns a token that has already expired. Compare this machine's clock with the platform's."),
+            ),
+            other => self.error(
+                Cause::MalformedReply,
+                format!("{endpoint} answers with something other than a token reply: {other}."),
+            ),
+        };
+        error.with_status(200)
+    }
+
+    /// The error for a reply that is not a success.
+    pub(crate) fn failed(&self, reply: &HttpReply, now: u64) -> Error {
+        let body = failure_body::read(&reply.body);
+        let mut error = match self.source.failure(reply) {
+            Some(error) => error.with_source(self.source.name()),
+            None => self.by_rules(reply, &body),
+        };
+        error.http_status = Some(reply.status);
+        error.retry_after_ms = retry_after(reply, now).map(|wait| u32::try_from(wait.as_millis()).unwrap_or(u32::MAX));
+        error.correlation_id = body.correlation_id;
+        error
+    }
+
+    fn by_rules(&self, reply: &HttpReply, body: &FailureBody) -> Error {
+        let cause = cause_of(reply, body);
+        let (endpoint, status) = (self.source.endpoint(), reply.status);
+        let identity = self.identity.describe();
+        let text = match cause {
+            Cause::IdentityNotFound => {
+                format!("{endpoint} does not know {identity}. Assign it to this workload, or correct the identifier.")
+            }
+            Cause::IdentityAmbiguous => format!(
+                "Several identities are assigned here and the request chooses none. Name one by client id, object id or \
+                 resource id ({endpoint})."
+            ),
+            Cause::AudienceNotFound => format!(
+                "The platform does not know the audience {}. Check its spelling, and that its application is registered \
+                 in the identity's tenant.",
+                self.audience.resource()
+            ),
+            Cause::CredentialRejected => format!(
+                "{endpoint} rejects the credential that it was given (HTTP {status}). Restart the workload so that the \
+                 platform hands it a new one."
+            ),
+            Cause::EndpointIntercepted => format!(
+                "Something other than the identity endpoint answers at {endpoint} (HTTP {status}). Let requests to this \
+                 address bypass proxies, and check the environment."
+            ),
+            Cause::EndpointUnreachable => format!(
+                "{endpoint} answers that there is no identity endpoint (HTTP {status}). Check that this workload has a \
+                 managed identity."
+            ),
+            Cause::Throttled => format!(
+                "{endpoint} answers that it is asked too often (HTTP {status}). Ask again later, and share one cache."
+            ),
+            Cause::PlatformUpdating => {
+                format!("{endpoint} is being updated (HTTP {status}). Ask again; it takes up to 70 seconds.")
+            }
+            Cause::PlatformFailure => format!("{endpoint} failed (HTTP {status}). Ask again later."),
+            Cause::InvalidRequest => format!(
+                "{endpoint} calls the request for {} as {identity} wrong (HTTP {status}). Check both.",
+                self.audience.resource()
+            ),
+            _ => format!("{endpoint} answers HTTP {status}, which its protocol does not have."),
+        };
+        let said = match (&body.code, &body.message) {
+            (_, Some(message)) => format!(" It says: {message}"),
+            (Some(code), None) => format!(" It says: {code}"),
+            (None, None) => String::new(),
+        };
+        self.error(cause, text + &said)
+    }
+}
+
+/// The cause of a failed reply, by what its body says first and by its status second.
+fn cause_of(reply: &HttpReply, body: &FailureBody) -> Cause {
+    let looks_like_a_page = reply.body.trim_ascii_start().starts_with(b"<");
+    let message = body.message.as_deref().unwrap_or_default().to_ascii_lowercase();
+    let code = body.code.as_deref().unwrap_or_default().to_ascii_lowercase();
+    let says = |phrases: &[&str]| phrases.iter().any(|phrase| message.contains(phrase));
+    if (400..500).contains(&reply.status) && !matches!(reply.status, 408 | 410 | 429) {
+        match body.entra_code() {
+            Some(500_011) => return Cause::AudienceNotFound,
+            // No matching federated credential; assertion expired; assertion malformed or of a bad signature.
+            Some(70_021 | 700_213 | 700_211 | 700_024 | 700_027 | 50_027 | 7_000_215) => {
+                return Cause::CredentialRejected;
+            }
+            // The application is not found in the directory.
+            Some(700_016) => return Cause::IdentityNotFound,
+            _ => {}
+        }
+        if says(&["multiple user assigned identities", "multiple identities"]) {
+            return Cause::IdentityAmbiguous;
+        }
+        if code == "invalid_resource" {
+            return Cause::AudienceNotFound;
+        }
+        let unknown = [
+            "identity not found",
+            "no user assigned",
+            "no managed identity",
+            "not been assigned",
+            "not assigned",
+        ];
+        if says(&unknown) || matches!(code.as_str(), "identity_not_found" | "managedidentitynotfound") {
+            return Cause::IdentityNotFound;
+        }
+    }
+    match reply.status {
+        300..400 | 407 | 511 => Cause::EndpointIntercepted,
+        410 => Cause::PlatformUpdating,
+        429 => Cause::Throttled,
+        408 | 500.. => Cause::PlatformFailure,
+        400..500 if looks_like_a_page => Cause::EndpointIntercepted,
+        400 => Cause::InvalidRequest,
+        401 | 403 => Cause::CredentialRejected,
+        404 => Cause::EndpointUnreachable,
+        405 => Cause::EndpointIntercepted,
+        _ => Cause::MalformedReply,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::environment::Environment;
+    use zeroize::Zeroizing;
+
+    fn failed(status: u16, body: &str) -> Error {
+        let environment = Environment::new([
+            (
+                "IDENTITY_ENDPOINT".to_owned(),
+                "http://127.0.0.1:41741/msi/token".to_owned(),
+            ),
+            ("IDENTITY_HEADER".to_owned(), "s3cr3t".to_owned()),
+        ]);
+        let source = crate::source::select(&environment)
+            .source
+            .ok()
+            .expect("App Service is announced");
+        let asked = Asked {
+            source: source.as_ref(),
+            audience: &Audience::parse("https://vault.azure.net").expect("a good audience"),
+            identity: &Identity::SystemAssigned,
+        };
+        let reply = HttpReply {
+            status,
+            headers: Vec::new(),
+            body: Zeroizing::new(body.as_bytes().to_vec()),
+        };
+        asked.failed(&reply, 0)
+    }
+
+    #[test]
+    fn every_failed_reply_has_its_cause() {
+        let multiple = r#"{"error":"invalid_request","error_description":"Multiple user assigned identities exist, please specify the clientId / resourceId of the identity in the token request"}"#;
+        let cases = [
+            (
+                400,
+                r#"{"error":"invalid_request","error_description":"Identity not found"}"#,
+                Cause::IdentityNotFound,
+            ),
+            (
+                400,
+                r#"{"statusCode":400,"message":"No User Assigned or Delegated Managed Identity found for specified ClientId/ResourceId/PrincipalId.","correlationId":"c"}"#,
+                Cause::IdentityNotFound,
+            ),
+            (
+                404,
+                r#"{"error":{"code":"ManagedIdentityNotFound","message":"x"}}"#,
+                Cause::IdentityNotFound,
+            ),
+            (400, multiple, Cause::IdentityAmbiguous),
+            (
+                400,
+                r#"{"error":"invalid_resource","error_description":"AADSTS500011: The resource principal named x was not found"}"#,
+                Cause::AudienceNotFound,
+            ),
+            (400, r#"{"message":"AADSTS500011: unknown"}"#, Cause::AudienceNotFound),
+            (
+                401,
+                r#"{"error":"invalid_client","error_description":"AADSTS700024: expired"}"#,
+                Cause::CredentialRejected,
+            ),
+            (
+                400,
+                r#"{"error":"invalid_request","error_description":"something else"}"#,
+                Cause::InvalidRequest,
+            ),
+            (400, "", Cause::InvalidRequest),
+            (401, "", Cause::CredentialRejected),
+            (403, "nope", Cause::CredentialRejected),
+            (403, "<html>proxy</html>", Cause::EndpointIntercepted),
+            (407, "", Cause::EndpointIntercepted),
+            (302, "", Cause::EndpointIntercepted),
+            (404, "", Cause::EndpointUnreachable),
+            (405, "", Cause::EndpointIntercepted),
+            (408, "", Cause::PlatformFailure),
+            (410, "", Cause::PlatformUpdating),
+            (429, "", Cause::Throttled),
+            (500, "<html>oops</html>", Cause::PlatformFailure),
+            (503, "", Cause::PlatformFailure),
+            (204, "", Cause::MalformedReply),
+        ];
+        for (status, body, cause) in cases {
+            let error = failed(status, body);
+            assert_eq!(error.cause, cause, "{status} {body}: {error}");
+            assert_eq!(
+                (error.http_status, error.source.as_deref()),
+                (Some(status), Some("app-service"))
+            );
+            assert!(error.message.len() > 40, "{error}");
+        }
+    }
+
+    #[test]
+    fn what_the_platform_says_is_kept_and_its_identifier_too() {
+        let error = failed(
+            400,
+            r#"{"statusCode":400,"message":"Bad thing","correlationId":"abc-1"}"#,
+        );
+        assert!(error.message.contains("It says: Bad thing"), "{error}");
+        assert_eq!(error.correlation_id.as_deref(), Some("abc-1"));
+    }
+}

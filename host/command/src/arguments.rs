@@ -1,0 +1,301 @@
+//! The command line.
+
+use anyhow::Context as _;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use managed_identity_host::{Broker, BrokerBuilder, Identity, WasiVersion};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Tokens of the platform's own identity, from a sandboxed WebAssembly component.
+///
+/// The component speaks the managed-identity protocols of Azure, and can reach the identity endpoint and nothing else.
+/// Which endpoint that is, the environment decides, by the same variables that the Azure SDKs read.
+#[derive(Parser)]
+#[command(name = "managed-identity", version, max_term_width = 110)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    Token(TokenArguments),
+    Source(SourceArguments),
+    Inspect(InspectArguments),
+    Emulate(EmulateArguments),
+    Demo(DemoArguments),
+}
+
+impl Command {
+    pub(crate) fn output_is_json(&self) -> bool {
+        match self {
+            Self::Token(arguments) => arguments.output == TokenOutput::Json,
+            Self::Source(arguments) => arguments.output == Output::Json,
+            Self::Inspect(arguments) => arguments.output == Output::Json,
+            Self::Emulate(arguments) => arguments.output == Output::Json,
+            Self::Demo(_) => false,
+        }
+    }
+}
+
+/// Get a token
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  managed-identity token --resource https://vault.azure.net
+  managed-identity token --scope https://storage.azure.com/.default --output json
+  curl -H \"$(managed-identity token --resource https://management.azure.com --output header)\" …
+
+With `--output json`, a failure is one JSON object on standard error. Exit codes: 0 token, 1 failure, 2 usage.")]
+pub(crate) struct TokenArguments {
+    #[command(flatten)]
+    pub(crate) audience: AudienceArguments,
+
+    #[command(flatten)]
+    pub(crate) identity: IdentityArguments,
+
+    /// Claims challenge of a rejected request, base64 or JSON; bypasses the cache
+    #[arg(long, value_name = "CHALLENGE")]
+    pub(crate) claims: Option<String>,
+
+    /// How long to wait, such as `30s`, `500ms` or `1m30s`
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
+    pub(crate) timeout: Duration,
+
+    #[command(flatten)]
+    pub(crate) provider: ProviderArguments,
+
+    /// What to print: the token alone, all that is known of it, or an `Authorization` header
+    #[arg(long, value_enum, default_value_t = TokenOutput::Text)]
+    pub(crate) output: TokenOutput,
+}
+
+#[derive(Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct AudienceArguments {
+    /// Resource that the token is for, such as https://vault.azure.net
+    #[arg(long, value_name = "RESOURCE")]
+    resource: Option<String>,
+
+    /// The same as a scope, which ends in /.default
+    #[arg(long, value_name = "SCOPE", value_parser = scope)]
+    scope: Option<String>,
+}
+
+impl AudienceArguments {
+    pub(crate) fn audience(self) -> String {
+        // The group makes sure that one of the two is there.
+        self.resource.or(self.scope).unwrap_or_default()
+    }
+}
+
+#[derive(Args)]
+#[group(multiple = false)]
+pub(crate) struct IdentityArguments {
+    /// User-assigned identity, by client (application) id
+    #[arg(long, value_name = "ID")]
+    client_id: Option<String>,
+
+    /// User-assigned identity, by the object id of its service principal
+    #[arg(long, value_name = "ID")]
+    object_id: Option<String>,
+
+    /// User-assigned identity, by Azure resource id
+    #[arg(long, value_name = "ID")]
+    resource_id: Option<String>,
+
+    /// System-assigned identity, even where AZURE_CLIENT_ID names another
+    #[arg(long)]
+    system_assigned: bool,
+}
+
+impl IdentityArguments {
+    pub(crate) fn identity(self) -> Identity {
+        let client = self.client_id.map(Identity::ClientId);
+        let object = self.object_id.map(Identity::ObjectId);
+        let resource = self.resource_id.map(Identity::ResourceId);
+        let system = self.system_assigned.then_some(Identity::SystemAssigned);
+        client.or(object).or(resource).or(system).unwrap_or_default()
+    }
+}
+
+#[derive(Args)]
+pub(crate) struct ProviderArguments {
+    /// Version of WASI that the built-in provider runs on
+    #[arg(long, value_enum, default_value_t = Wasi::V0_3, conflicts_with = "provider")]
+    wasi: Wasi,
+
+    /// Another provider: a component that exports cloud:identity/managed-identity
+    #[arg(long, value_name = "FILE.wasm")]
+    provider: Option<PathBuf>,
+
+    /// Also let the provider reach this URL and what is below it; may be given more than once
+    ///
+    /// The endpoint that the environment names is allowed by itself as long as it is on this machine, link-local or in a
+    /// private network.
+    #[arg(long = "allow-endpoint", value_name = "URL")]
+    allow_endpoints: Vec<String>,
+}
+
+impl ProviderArguments {
+    pub(crate) fn builder(self) -> anyhow::Result<BrokerBuilder> {
+        let mut builder = Broker::builder();
+        builder = match &self.provider {
+            None => builder.wasi(self.wasi.into()),
+            Some(file) => {
+                let component =
+                    std::fs::read(file).with_context(|| format!("The provider {} cannot be read", file.display()))?;
+                builder.provider(component)
+            }
+        };
+        for url in &self.allow_endpoints {
+            builder = builder
+                .allow_endpoint(url)
+                .with_context(|| format!("--allow-endpoint {url}"))?;
+        }
+        Ok(builder)
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Wasi {
+    #[value(name = "0.2")]
+    V0_2,
+    #[value(name = "0.3")]
+    V0_3,
+}
+
+impl From<Wasi> for WasiVersion {
+    fn from(wasi: Wasi) -> Self {
+        match wasi {
+            Wasi::V0_2 => Self::V0_2,
+            Wasi::V0_3 => Self::V0_3,
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum TokenOutput {
+    Text,
+    Json,
+    Header,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    Text,
+    Json,
+}
+
+/// Show which identity source is used, and why
+#[derive(Args)]
+#[command(after_help = "\
+Names the environment variables that decided, never their values. Asks nobody.
+
+Exit codes: 0 a source is configured, 1 none can be used, 2 usage.")]
+pub(crate) struct SourceArguments {
+    #[command(flatten)]
+    pub(crate) provider: ProviderArguments,
+
+    /// What to print
+    #[arg(long, value_enum, default_value_t = Output::Text)]
+    pub(crate) output: Output,
+}
+
+/// Show what a token says of itself; nothing is verified
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  managed-identity token --resource https://vault.azure.net | managed-identity inspect
+  managed-identity inspect --output json eyJ0eXAi…
+
+The signature is not printed. Exit codes: 0 decoded, 1 not a JSON Web Token, 2 usage.")]
+pub(crate) struct InspectArguments {
+    /// The token, or `-` to read it from standard input
+    ///
+    /// What is given here can be seen by other users of this machine while the command runs; standard input cannot.
+    #[arg(default_value = "-", hide_default_value = true)]
+    pub(crate) token: String,
+
+    /// What to print
+    #[arg(long, value_enum, default_value_t = Output::Text)]
+    pub(crate) output: Output,
+}
+
+/// Serve the platform's identity endpoints on this machine, without Azure
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  managed-identity emulate
+  managed-identity emulate --listen 127.0.0.1:0 --output json
+
+Prints the environment variables that lead clients here, then serves until interrupted. The tokens are signed with a
+key made at start; OpenID Connect discovery and the key set are served too. The endpoints below /control take delays
+and faults.")]
+pub(crate) struct EmulateArguments {
+    /// Loopback address to listen on; port 0 takes a free one
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:0")]
+    pub(crate) listen: SocketAddr,
+
+    /// Print the variables of one source only
+    #[arg(long, value_enum)]
+    pub(crate) source: Option<EmulatedSource>,
+
+    /// How long tokens are valid, such as `24h`
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub(crate) token_lifetime: Option<Duration>,
+
+    /// `export` lines for a shell, or one line of JSON
+    #[arg(long, value_enum, default_value_t = Output::Text)]
+    pub(crate) output: Output,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum EmulatedSource {
+    Imds,
+    AppService,
+}
+
+/// Watch a token being asked for, without Azure
+#[derive(Args)]
+pub(crate) struct DemoArguments {
+    #[command(flatten)]
+    pub(crate) provider: ProviderArguments,
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    if let Ok(seconds) = text.parse() {
+        return Ok(Duration::from_secs(seconds));
+    }
+    humantime::parse_duration(text).map_err(|error| format!("{error}; write it like `30s`, `500ms` or `1m30s`"))
+}
+
+fn scope(text: &str) -> Result<String, String> {
+    if text.ends_with("/.default") && !text.contains(char::is_whitespace) {
+        Ok(text.to_owned())
+    } else {
+        Err("a scope is a resource followed by `/.default`, and only one can be asked for; use --resource for a resource".to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn durations_and_scopes_are_checked() {
+        assert_eq!(duration("30"), Ok(Duration::from_secs(30)));
+        assert_eq!(duration("1m30s"), Ok(Duration::from_secs(90)));
+        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
+        assert!(duration("soon").is_err() && duration("-1s").is_err() && duration("").is_err());
+        assert!(scope("https://vault.azure.net/.default").is_ok());
+        assert!(scope("https://vault.azure.net").is_err() && scope("a/.default b/.default").is_err());
+    }
+}

@@ -1,0 +1,37 @@
+//! The `managed-identity` command: a thin shell over `managed-identity-host` and the emulator.
+//!
+//! Standard output carries results, standard error everything else. Exit codes: 0 success, 1 failure, 2 usage.
+
+mod arguments;
+mod demo;
+mod emulate;
+mod inspect;
+mod report;
+mod source;
+mod token;
+
+use arguments::{Arguments, Command};
+use clap::Parser as _;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return report::failure(arguments.command.output_is_json(), &error.into()),
+    };
+    let json = arguments.command.output_is_json();
+    let result = runtime.block_on(async {
+        match arguments.command {
+            Command::Token(arguments) => token::run(arguments).await,
+            Command::Source(arguments) => source::run(arguments).await,
+            Command::Inspect(arguments) => inspect::run(&arguments),
+            Command::Emulate(arguments) => emulate::run(arguments).await,
+            Command::Demo(arguments) => demo::run(arguments).await,
+        }
+    });
+    match result {
+        Ok(code) => code,
+        Err(error) => report::failure(json, &error),
+    }
+}

@@ -1,0 +1,35 @@
+//! `managed-identity token`
+
+use crate::arguments::{TokenArguments, TokenOutput};
+use crate::report;
+use managed_identity_host::TokenRequest;
+use serde_json::json;
+use std::process::ExitCode;
+
+pub(crate) async fn run(arguments: TokenArguments) -> anyhow::Result<ExitCode> {
+    let mut request = TokenRequest::new(arguments.audience.audience())
+        .with_identity(arguments.identity.identity())
+        .with_timeout(arguments.timeout);
+    request.claims = arguments.claims;
+    let broker = arguments.provider.builder()?.build()?;
+    let token = broker.token(&request).await?;
+    match arguments.output {
+        TokenOutput::Text => report::line(token.token.expose())?,
+        TokenOutput::Header => report::line(format_args!(
+            "Authorization: {} {}",
+            token.token_type,
+            token.token.expose()
+        ))?,
+        TokenOutput::Json => report::line(json!({
+            "access_token": token.token.expose(),
+            "token_type": token.token_type,
+            "expires_on": token.expires_on,
+            "refresh_on": token.refresh_on,
+            "resource": token.audience,
+            "client_id": token.client_id,
+            "source": token.source,
+            "stale": token.stale,
+        }))?,
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,91 @@
+//! Azure's managed-identity endpoints on loopback, without Azure.
+//!
+//! A managed identity is a token that a program gets by asking an HTTP endpoint which only its own machine can reach.
+//! That endpoint does not exist on a laptop or in a test. This crate is one: a server on 127.0.0.1 that speaks the
+//! protocols as documented, required headers, refusals and string-typed numbers included, for a machine with made-up
+//! identities. Any client can be pointed at it through the environment variables that it gives out:
+//!
+//! ```
+//! use managed_identity_emulator::{Emulator, EmulatorConfig, Fault, Source, http::StatusCode};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> std::io::Result<()> {
+//! let emulator = Emulator::start(EmulatorConfig::default())?;
+//!
+//! // What the program under test needs to find App Service's endpoint (and to be let in).
+//! let environment = emulator.environment_for(Source::AppService);
+//! assert_eq!(environment["IDENTITY_ENDPOINT"], format!("{}/msi/token", emulator.base_url()));
+//! assert!(environment.contains_key("IDENTITY_HEADER"));
+//!
+//! // Tokens of a minute, and a first request that fails.
+//! emulator.configure(|settings| settings.token_lifetime_seconds = 60);
+//! emulator.add_fault(Fault::reply(StatusCode::SERVICE_UNAVAILABLE, "").times(1));
+//!
+//! // ... run the program ...
+//!
+//! // What it asked for.
+//! for request in emulator.requests() {
+//!     assert_eq!(request.protocol, Some(Source::AppService));
+//!     assert!(request.header("x-forwarded-for").is_none());
+//! }
+//! assert_eq!(emulator.stats().requests, 0);
+//! emulator.shutdown().await;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # What it serves
+//!
+//! Everything is on one port.
+//!
+//! | path | what |
+//! |---|---|
+//! | `/metadata/identity/oauth2/token` | IMDS, as on virtual machines |
+//! | `/msi/token` | App Service, Functions and Container Apps, version 2019-08-01 |
+//! | `/{tenant}/.well-known/openid-configuration` | OpenID Connect discovery, at the root too |
+//! | `/{tenant}/discovery/keys` | the key set that verifies the tokens |
+//! | `/control/...` | faults, settings, records: see [`control`], [`fault`] and [`settings`] |
+//!
+//! Tokens are JSON Web Tokens with the claims that Entra (v1) gives to managed identities, signed with RS256 by a key
+//! that is made at start. Their issuer is the emulator, so software that discovers its keys can verify them, and none
+//! that trusts Entra takes them. Every request gets a new token; on Azure, the endpoint hands out one token for most of
+//! its lifetime.
+//!
+//! # What it refuses
+//!
+//! Anybody who can reach the emulator gets tokens, so only the machine itself can: it listens on loopback only and
+//! answers only requests whose `Host` is a loopback name or address. It prints nothing, and keeps the header secret and
+//! the key out of records and `Debug`.
+
+pub use http;
+
+mod clock;
+mod config;
+pub mod control;
+mod delivery;
+mod emulator;
+mod expiry;
+pub mod fault;
+mod identities;
+mod keys;
+mod loopback;
+mod oidc;
+mod protocol;
+mod query;
+mod record;
+mod reply;
+mod server;
+pub mod settings;
+mod throttle;
+mod token;
+mod unique;
+mod world;
+
+pub use config::EmulatorConfig;
+pub use emulator::Emulator;
+pub use fault::Fault;
+pub use identities::{Identities, Identity};
+pub use keys::SigningKey;
+pub use protocol::Source;
+pub use record::{RecordedRequest, Stats};
+pub use settings::{ExpiresIn, ExpiresOn, RateLimit, Settings};

@@ -1,0 +1,150 @@
+//! An HTTP client of a few lines, which sends exactly what a test says and shows exactly what comes back.
+
+use std::net::SocketAddr;
+
+use managed_identity_emulator::Emulator;
+use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+/// Everything that came back on a connection, up to its end.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub status: u16,
+    /// Names in lower case.
+    pub headers: Vec<(String, String)>,
+    /// The body as sent, chunk headers included if it came in chunks.
+    pub body: Vec<u8>,
+}
+
+impl Answer {
+    fn parse(bytes: &[u8]) -> Option<Self> {
+        let end = bytes.windows(4).position(|window| window == b"\r\n\r\n")?;
+        let head = std::str::from_utf8(&bytes[..end]).ok()?;
+        let mut lines = head.split("\r\n");
+        let status = lines.next()?.split(' ').nth(1)?.parse().ok()?;
+        let headers = lines
+            .filter_map(|line| line.split_once(": "))
+            .map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned()))
+            .collect();
+        Some(Self {
+            status,
+            headers,
+            body: bytes[end + 4..].to_vec(),
+        })
+    }
+
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers
+            .iter()
+            .find(|(sent, _)| sent == name)
+            .map(|(_, value)| value.as_str())
+    }
+
+    #[track_caller]
+    pub(crate) fn json(&self) -> Value {
+        assert_eq!(
+            self.header("content-type"),
+            Some("application/json; charset=utf-8"),
+            "{self:?}"
+        );
+        serde_json::from_slice(&self.body).unwrap()
+    }
+}
+
+/// Sends bytes and the end of the stream, and reads to the end of the stream.
+pub(crate) async fn exchange_raw(address: SocketAddr, request: &[u8]) -> Vec<u8> {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    // The server may refuse and close before it has read everything; what it sent until then counts.
+    let _ = stream.write_all(request).await;
+    let mut answer = Vec::new();
+    let mut chunk = [0; 8192];
+    while let Ok(read @ 1..) = stream.read(&mut chunk).await {
+        answer.extend_from_slice(&chunk[..read]);
+    }
+    answer
+}
+
+/// Sends a request and reads the answer; `None` if there was none.
+pub(crate) async fn try_send(
+    emulator: &Emulator,
+    method: &str,
+    target: &str,
+    headers: &[(&str, &str)],
+    body: &str,
+) -> Option<Answer> {
+    let mut request = format!(
+        "{method} {target} HTTP/1.1\r\nhost: {}\r\nconnection: close\r\n",
+        emulator.listening()
+    );
+    for (name, value) in headers {
+        request.push_str(&format!("{name}: {value}\r\n"));
+    }
+    if !body.is_empty() {
+        request.push_str(&format!("content-length: {}\r\n", body.len()));
+    }
+    request.push_str("\r\n");
+    request.push_str(body);
+    Answer::parse(&exchange_raw(emulator.listening(), request.as_bytes()).await)
+}
+
+pub(crate) async fn get(emulator: &Emulator, target: &str, headers: &[(&str, &str)]) -> Answer {
+    try_send(emulator, "GET", target, headers, "").await.unwrap()
+}
+
+/// A token request to IMDS, complete but for what the test adds to the query.
+pub(crate) async fn imds(emulator: &Emulator, resource: &str, query: &str) -> Answer {
+    get(emulator, &imds_target(resource, query), &[("metadata", "true")]).await
+}
+
+pub(crate) fn imds_target(resource: &str, query: &str) -> String {
+    format!(
+        "/metadata/identity/oauth2/token?api-version=2018-02-01&resource={}{query}",
+        encoded(resource)
+    )
+}
+
+/// A token request to App Service, complete but for what the test adds to the query.
+pub(crate) async fn app_service(emulator: &Emulator, resource: &str, query: &str) -> Answer {
+    let secret = header_secret(emulator);
+    get(
+        emulator,
+        &app_service_target(resource, query),
+        &[("x-identity-header", &secret)],
+    )
+    .await
+}
+
+pub(crate) fn app_service_target(resource: &str, query: &str) -> String {
+    format!(
+        "/msi/token?api-version=2019-08-01&resource={}{query}",
+        encoded(resource)
+    )
+}
+
+pub(crate) fn header_secret(emulator: &Emulator) -> String {
+    emulator.environment().remove("IDENTITY_HEADER").unwrap()
+}
+
+/// Percent-encodes what has a meaning in a query.
+fn encoded(value: &str) -> String {
+    value
+        .replace('%', "%25")
+        .replace(':', "%3A")
+        .replace('/', "%2F")
+        .replace('&', "%26")
+        .replace(' ', "%20")
+}
+
+/// A JSON request to the control endpoint.
+pub(crate) async fn control(emulator: &Emulator, method: &str, path: &str, body: &Value) -> Answer {
+    let body = if body.is_null() {
+        String::new()
+    } else {
+        body.to_string()
+    };
+    let headers = [("content-type", "application/json")];
+    try_send(emulator, method, &format!("/control/{path}"), &headers, &body)
+        .await
+        .unwrap()
+}

@@ -1,0 +1,273 @@
+//! What embedders hold: tokens, from a provider that runs on a thread of its own.
+
+use crate::outbound::{Endpoint, EndpointError, EndpointPolicy, Outbound, OutboundConfig};
+use crate::provider::{
+    self, Ask, Call, Compiled, EMBEDDED_0_2, EMBEDDED_0_3, ProviderError, Surroundings, WasiVersion,
+};
+use crate::token::{AccessToken, SourceDescription, TokenRequest};
+use managed_identity_provider::environment::Environment;
+use managed_identity_provider::error::{Cause, Error};
+use managed_identity_provider::source;
+use std::borrow::Cow;
+use std::path::PathBuf;
+use std::sync::Arc;
+use tokio::sync::{mpsc, oneshot};
+
+/// How much memory a provider may use: room for ten thousand callers at once.
+const DEFAULT_MEMORY_LIMIT: usize = 64 * 1024 * 1024;
+
+/// Hands out tokens. Cheap to clone; all clones share one provider, which ends with the last of them.
+///
+/// Usable from any async runtime: the provider runs on a thread of its own. A caller may stop waiting at any time, by
+/// dropping the future, without harm to others.
+///
+/// ```no_run
+/// use managed_identity_host::{Broker, TokenRequest};
+///
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// let broker = Broker::from_environment()?;
+/// let token = broker.token(&TokenRequest::new("https://vault.azure.net")).await?;
+/// println!("valid until {}", token.expires_on);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Broker(Arc<Inner>);
+
+struct Inner {
+    calls: mpsc::UnboundedSender<Call>,
+    outbound: Outbound,
+    /// Why nothing can be asked, when the environment names an endpoint that cannot be reached safely.
+    misconfigured: Option<Error>,
+}
+
+impl Broker {
+    /// A broker for the identity source that the process environment selects.
+    ///
+    /// # Errors
+    /// When the provider cannot be started. An environment without an identity source is not an error here: each
+    /// request then fails with its own.
+    pub fn from_environment() -> Result<Self, ProviderError> {
+        Self::builder().build()
+    }
+
+    /// A broker with other settings.
+    #[must_use]
+    pub fn builder() -> BrokerBuilder {
+        BrokerBuilder {
+            environment: None,
+            provider: Cow::Borrowed(EMBEDDED_0_3),
+            granted: Vec::new(),
+            outbound: OutboundConfig::default(),
+            compilation_cache: default_compilation_cache(),
+            memory_limit: DEFAULT_MEMORY_LIMIT,
+        }
+    }
+
+    /// A token that is valid now.
+    ///
+    /// # Errors
+    /// One cause of the closed list, by the request's time-out.
+    pub async fn token(&self, request: &TokenRequest) -> Result<Arc<AccessToken>, Error> {
+        self.configured()?;
+        let (reply, answer) = oneshot::channel();
+        let result = self.ask(Ask::Token(Box::new(request.clone()), reply), answer).await;
+        result.map(Arc::new).map_err(|error| self.explain(error))
+    }
+
+    /// Drops cached tokens, of one audience or all.
+    ///
+    /// # Errors
+    /// When the provider does not answer.
+    pub async fn forget(&self, audience: Option<&str>) -> Result<(), Error> {
+        let (reply, answer) = oneshot::channel();
+        self.ask(Ask::Forget(audience.map(str::to_owned), reply), answer).await
+    }
+
+    /// Where tokens come from, and why. Asks the provider and not the platform.
+    ///
+    /// # Errors
+    /// When the provider does not answer.
+    pub async fn describe_source(&self) -> Result<SourceDescription, Error> {
+        let (reply, answer) = oneshot::channel();
+        let mut description = self.ask(Ask::Describe(reply), answer).await?;
+        if let Some(error) = &self.0.misconfigured {
+            description.last_failure = Some(error.clone());
+        }
+        Ok(description)
+    }
+
+    fn configured(&self) -> Result<(), Error> {
+        self.0.misconfigured.clone().map_or(Ok(()), Err)
+    }
+
+    async fn ask<T>(&self, ask: Ask, answer: oneshot::Receiver<Result<T, Error>>) -> Result<T, Error> {
+        let gone = || Error::new(Cause::Internal, "The provider's thread has ended. Build a new broker.");
+        self.0.calls.send(Call::new(ask)).map_err(|_| gone())?;
+        answer.await.map_err(|_| gone())?
+    }
+
+    /// Adds to a denial what the component cannot know: which rule of the host decided.
+    fn explain(&self, mut error: Error) -> Error {
+        if error.cause == Cause::Denied
+            && let Some(denial) = self.0.outbound.last_denial()
+        {
+            error.message = format!("{} {denial}", error.message);
+        }
+        error
+    }
+}
+
+impl std::fmt::Debug for Broker {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Broker").finish_non_exhaustive()
+    }
+}
+
+/// Settings of a [`Broker`].
+pub struct BrokerBuilder {
+    environment: Option<Vec<(String, String)>>,
+    provider: Cow<'static, [u8]>,
+    granted: Vec<Endpoint>,
+    outbound: OutboundConfig,
+    compilation_cache: Option<PathBuf>,
+    memory_limit: usize,
+}
+
+impl BrokerBuilder {
+    /// Uses these variables instead of the process environment. Those that no identity source reads are left out.
+    #[must_use]
+    pub fn environment<N: Into<String>, V: Into<String>>(
+        mut self,
+        variables: impl IntoIterator<Item = (N, V)>,
+    ) -> Self {
+        self.environment = Some(
+            variables
+                .into_iter()
+                .map(|(name, value)| (name.into(), value.into()))
+                .collect(),
+        );
+        self
+    }
+
+    /// Uses the built-in provider for this version of WASI. The default is 0.3, where calls run side by side.
+    #[must_use]
+    pub fn wasi(mut self, version: WasiVersion) -> Self {
+        self.provider = Cow::Borrowed(match version {
+            WasiVersion::V0_2 => EMBEDDED_0_2,
+            WasiVersion::V0_3 => EMBEDDED_0_3,
+        });
+        self
+    }
+
+    /// Uses another provider: any component that exports `cloud:identity/managed-identity`.
+    #[must_use]
+    pub fn provider(mut self, component: impl Into<Vec<u8>>) -> Self {
+        self.provider = Cow::Owned(component.into());
+        self
+    }
+
+    /// Lets the provider reach this URL and all paths below it, wherever it is. Without it, the provider reaches the
+    /// endpoint that the environment names, as long as that is on this machine or in a private network.
+    ///
+    /// # Errors
+    /// When the URL is not one.
+    pub fn allow_endpoint(mut self, url: &str) -> Result<Self, EndpointError> {
+        self.granted.push(Endpoint::granted(url)?);
+        Ok(self)
+    }
+
+    /// Sets time-outs and sizes of the provider's HTTP.
+    #[must_use]
+    pub fn outbound(mut self, config: OutboundConfig) -> Self {
+        self.outbound = config;
+        self
+    }
+
+    /// Keeps compiled code in this folder, or nowhere. Whoever can write there can run code in this process; the default
+    /// is `managed-identity` in the user's cache folder.
+    #[must_use]
+    pub fn compilation_cache(mut self, folder: Option<PathBuf>) -> Self {
+        self.compilation_cache = folder;
+        self
+    }
+
+    /// Limits the provider's memory, in bytes. The default is 64 MiB.
+    #[must_use]
+    pub fn memory_limit(mut self, bytes: usize) -> Self {
+        self.memory_limit = bytes;
+        self
+    }
+
+    /// Compiles the provider and starts its thread.
+    ///
+    /// The first compilation takes some 60 ms on a small machine; later ones are read from the compilation cache.
+    ///
+    /// # Errors
+    /// When the provider cannot be compiled, is none, asks for more than it is given, or cannot be started.
+    pub fn build(self) -> Result<Broker, ProviderError> {
+        let environment = Environment::new(match self.environment {
+            Some(variables) => variables,
+            // Variables that are not text cannot be meant for us.
+            None => std::env::vars_os()
+                .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+                .collect(),
+        });
+        let (endpoint, misconfigured) = match configured_endpoint(&environment) {
+            Ok(endpoint) => (Some(endpoint), None),
+            Err(error) => (None, Some(error)),
+        };
+        let policy = EndpointPolicy::from_iter(endpoint.into_iter().chain(self.granted));
+        let outbound = Outbound::new(policy, self.outbound);
+        let compiled = provider::compile(&self.provider, self.compilation_cache.as_deref())?;
+        let surroundings = Surroundings {
+            environment: environment
+                .iter()
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .collect(),
+            outbound: outbound.clone(),
+            memory_limit: self.memory_limit,
+        };
+        Ok(Broker(Arc::new(Inner {
+            calls: start(compiled, surroundings)?,
+            outbound,
+            misconfigured,
+        })))
+    }
+}
+
+/// The one endpoint that the environment gives the provider the right to reach.
+fn configured_endpoint(environment: &Environment) -> Result<Endpoint, Error> {
+    let source = source::select(environment).source?;
+    Endpoint::from_environment(&source.endpoint()).map_err(|error| {
+        Error::new(
+            Cause::NotConfigured,
+            format!("The endpoint that the environment names cannot be used: {error}"),
+        )
+        .with_source(source.name())
+    })
+}
+
+fn start(compiled: Compiled, surroundings: Surroundings) -> Result<mpsc::UnboundedSender<Call>, ProviderError> {
+    let (calls, receiver) = mpsc::unbounded_channel();
+    std::thread::Builder::new()
+        .name("managed-identity".to_owned())
+        .spawn(move || {
+            if let Err(error) = provider::run(&compiled, &surroundings, receiver) {
+                tracing::error!(target: "managed_identity::provider", "the provider's thread cannot run: {error}");
+            }
+        })
+        .map_err(ProviderError::Thread)?;
+    Ok(calls)
+}
+
+/// `managed-identity` in the user's cache folder (XDG Base Directory Specification), where there is one.
+fn default_compilation_cache() -> Option<PathBuf> {
+    let folder = |variable: &str| {
+        std::env::var_os(variable)
+            .map(PathBuf::from)
+            .filter(|folder| folder.is_absolute())
+    };
+    let caches = folder("XDG_CACHE_HOME").or_else(|| folder("HOME").map(|home| home.join(".cache")))?;
+    Some(caches.join("managed-identity"))
+}

@@ -1,0 +1,33 @@
+//! Platform identity tokens from a sandboxed provider.
+//!
+//! A [`Broker`] runs the managed-identity provider component and hands out its tokens. The component can reach the
+//! platform's identity endpoint and nothing else: see [`outbound`].
+//!
+//! ```no_run
+//! use managed_identity_host::{Broker, Identity, TokenRequest};
+//! use std::time::Duration;
+//!
+//! #[tokio::main]
+//! async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let broker = Broker::from_environment()?;
+//!     let request = TokenRequest::new("https://vault.azure.net")
+//!         .with_identity(Identity::SystemAssigned)
+//!         .with_timeout(Duration::from_secs(10));
+//!     let token = broker.token(&request).await?;
+//!     println!("{} from {}, valid until {}", token.token_type, token.source, token.expires_on);
+//!     Ok(())
+//! }
+//! ```
+
+mod bindings;
+mod broker;
+pub mod outbound;
+mod provider;
+mod token;
+
+pub use broker::{Broker, BrokerBuilder};
+pub use managed_identity_provider::claims;
+pub use managed_identity_provider::error::{Cause, Error as TokenError};
+pub use managed_identity_provider::secret::Secret;
+pub use provider::{EMBEDDED_0_2, EMBEDDED_0_3, ProviderError, WasiVersion};
+pub use token::{AccessToken, Identity, SourceDescription, TokenRequest};

@@ -1,0 +1,59 @@
+//! HTTP to the platform's identity endpoint, and to nothing else.
+//!
+//! This is the one power of the provider component. Whatever a component asks of `wasi:http` passes through
+//! [`OutboundHooks`], the only implementation of [`wasmtime_wasi_http::WasiHttpHooks`] in this crate, and from there
+//! through four steps, of which each uses what the one before it has made and nothing else:
+//!
+//! 1. [`EndpointPolicy::check`] parses the request's method and URI, compares them with the endpoints that are allowed,
+//!    and makes a [`Target`]. Spellings that two parsers could read differently are refused, not repaired.
+//! 2. [`Outbound::send`] builds a new request from the target: request line and `Host` come from it, never from the text
+//!    that the component wrote.
+//! 3. The connector resolves the host and checks every address that it is about to use, so that a name cannot lead
+//!    elsewhere after the check. An endpoint that the environment named may be loopback, link-local or private; any
+//!    other address has to be granted by the user ([`Endpoint::granted`]).
+//! 4. The reply's head and body are limited in size and time.
+//!
+//! Redirects are not followed, the variables that name proxies are not read, cookies are not kept and nothing is
+//! decompressed: a reply reaches the component as it came. Connections are kept and used again, per origin.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use managed_identity_host::outbound::{Endpoint, EndpointPolicy, Outbound, OutboundConfig};
+//!
+//! let policy = EndpointPolicy::from_iter([
+//!     Endpoint::from_environment("http://169.254.169.254")?.join("/metadata/identity/oauth2/token")?,
+//! ]);
+//! let outbound = Outbound::new(policy, OutboundConfig::default());
+//! let request = http::Request::get("http://169.254.169.254/metadata/identity/oauth2/token?api-version=2018-02-01")
+//!     .header("metadata", "true")
+//!     .body(http_body_util::Empty::new())?;
+//! let response = outbound.send(request, Default::default()).await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! It needs a tokio runtime with I/O and time enabled, and keeps its connections on the runtime that made them.
+
+mod address;
+mod body;
+mod client;
+mod connector;
+mod denial;
+mod endpoint;
+mod error;
+mod hooks;
+mod origin;
+mod policy;
+
+pub use address::{AddressClass, Reach};
+pub use body::LimitedBody;
+pub use client::{Outbound, OutboundConfig};
+pub use denial::{Denial, DenialReason};
+pub use endpoint::{Endpoint, EndpointError, PathRule};
+pub use error::OutboundError;
+pub use hooks::OutboundHooks;
+pub use origin::{Origin, OriginFault, PathFault, Scheme};
+pub use policy::{EndpointPolicy, Target};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,217 @@
+//! Why a request got no reply, and what the component is told of it.
+
+use super::connector::ConnectFault;
+use super::denial::Denial;
+use super::origin::Origin;
+use std::error::Error as StdError;
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// Any error, of a body that somebody else has made.
+pub(super) type BoxError = Box<dyn StdError + Send + Sync>;
+
+/// A request that was not sent, or a reply that did not come whole.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OutboundError {
+    /// The policy does not permit it. Nothing was sent.
+    #[error(transparent)]
+    Denied(#[from] Denial),
+    /// The host name has no address.
+    #[error("The host of {origin} has no address: {reason}. Check its name and the resolver's settings.")]
+    NameNotFound {
+        /// The endpoint.
+        origin: Origin,
+        /// What the resolver says.
+        reason: String,
+    },
+    /// No connection could be made.
+    #[error(
+        "No connection to {origin} at {address}: {kind}. Check that something listens there, and routes and firewalls."
+    )]
+    NotConnected {
+        /// The endpoint.
+        origin: Origin,
+        /// The last of its addresses that was tried.
+        address: SocketAddr,
+        /// What came of it.
+        kind: io::ErrorKind,
+    },
+    /// No connection was made in time.
+    #[error("No connection to {origin} within {after:?}. Check routes and firewalls on the way to it.")]
+    ConnectTimeout {
+        /// The endpoint.
+        origin: Origin,
+        /// How long it was waited for.
+        after: Duration,
+    },
+    /// A connection was made, and the head of the reply did not come in time.
+    #[error("{origin} takes a connection and sends no reply within {after:?}.")]
+    NoReply {
+        /// The endpoint.
+        origin: Origin,
+        /// How long it was waited for.
+        after: Duration,
+    },
+    /// The reply began, and then nothing more came for too long.
+    #[error("{origin} stopped in the middle of its reply for {after:?}.")]
+    Stalled {
+        /// The endpoint.
+        origin: Origin,
+        /// How long it was waited for.
+        after: Duration,
+    },
+    /// The reply comes too slowly to wait for its end.
+    #[error("{origin} has not finished its reply within {after:?}.")]
+    TooSlow {
+        /// The endpoint.
+        origin: Origin,
+        /// How long the whole exchange may take.
+        after: Duration,
+    },
+    /// The head of the reply has too many bytes or fields.
+    #[error("{origin} sends a reply with a header of more than {bytes} bytes or {fields} fields.")]
+    HeadTooLarge {
+        /// The endpoint.
+        origin: Origin,
+        /// How many bytes it may have.
+        bytes: usize,
+        /// How many fields it may have.
+        fields: usize,
+    },
+    /// The body of the reply has, or declares, too many bytes.
+    #[error("{origin} sends a reply of more than {limit} bytes.")]
+    BodyTooLarge {
+        /// The endpoint.
+        origin: Origin,
+        /// How many bytes it may have.
+        limit: u64,
+    },
+    /// The connection was closed before the reply was complete.
+    #[error("{origin} closed the connection before its reply was complete.")]
+    BrokenOff {
+        /// The endpoint.
+        origin: Origin,
+    },
+    /// The connection failed.
+    #[error("The connection to {origin} failed in the middle of the exchange: {kind}.")]
+    ConnectionLost {
+        /// The endpoint.
+        origin: Origin,
+        /// How.
+        kind: io::ErrorKind,
+    },
+    /// What came is no reply in HTTP/1.
+    #[error("{origin} does not answer in HTTP/1.1: {reason}. Check that it is the identity endpoint.")]
+    NotHttp {
+        /// The endpoint.
+        origin: Origin,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The request's body is too large, or the method has none.
+    #[error("The request has a body of more than {limit} bytes.")]
+    RequestTooLarge {
+        /// How many bytes it may have.
+        limit: u64,
+    },
+    /// The request's body could not be read from whoever makes it. Nothing was sent.
+    #[error("The body of the request could not be read.")]
+    RequestBody(#[source] BoxError),
+}
+
+impl OutboundError {
+    /// The error that `error`, or one that it was caused by, stands for, once a connection was asked for.
+    pub(super) fn in_reply(origin: &Origin, error: &(dyn StdError + 'static), bytes: usize, fields: usize) -> Self {
+        let origin = origin.clone();
+        if let Some(error) = cause::<hyper::Error>(error) {
+            if error.is_parse_too_large() {
+                return Self::HeadTooLarge { origin, bytes, fields };
+            }
+            if error.is_incomplete_message() {
+                return Self::BrokenOff { origin };
+            }
+            if error.is_canceled() || error.is_closed() {
+                return Self::ConnectionLost {
+                    origin,
+                    kind: io::ErrorKind::NotConnected,
+                };
+            }
+        }
+        match cause::<io::Error>(error).map(io::Error::kind) {
+            // How hyper says that a body ended before its declared length or last chunk.
+            Some(io::ErrorKind::UnexpectedEof) => Self::BrokenOff { origin },
+            // How it says that chunks are malformed, or that their extensions or trailers are too large.
+            None | Some(io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput | io::ErrorKind::Other) => {
+                let reason = cause::<hyper::Error>(error).map_or_else(|| error.to_string(), ToString::to_string);
+                Self::NotHttp { origin, reason }
+            }
+            Some(kind) => Self::ConnectionLost { origin, kind },
+        }
+    }
+
+    /// What the connector's error stands for; `None` if that is a denial, which needs the request to be told.
+    pub(super) fn in_connecting(origin: &Origin, fault: &ConnectFault) -> Option<Self> {
+        let origin = origin.clone();
+        Some(match fault {
+            ConnectFault::NotPermitted | ConnectFault::Addresses(_) => return None,
+            ConnectFault::Name(reason) => Self::NameNotFound {
+                origin,
+                reason: reason.clone(),
+            },
+            ConnectFault::Connect(address, kind) => Self::NotConnected {
+                origin,
+                address: *address,
+                kind: *kind,
+            },
+            ConnectFault::Timeout(after) => Self::ConnectTimeout { origin, after: *after },
+        })
+    }
+}
+
+/// The first error of a type on the way from `error` to its root.
+pub(super) fn cause<'a, E: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Option<&'a E> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(found) = error.downcast_ref() {
+            return Some(found);
+        }
+        next = error.source();
+    }
+    None
+}
+
+/// What the component is told: a code of `wasi:http`, the same in 0.2 and 0.3.
+///
+/// Only variants that both versions pass on as they are. `Error::Hyper` and `Error::Connect` are not among them: their
+/// codes are guessed from an error's text.
+impl From<OutboundError> for wasmtime_wasi_http::Error {
+    fn from(error: OutboundError) -> Self {
+        match error {
+            OutboundError::Denied(_) => Self::HttpRequestDenied,
+            OutboundError::NameNotFound { .. } => Self::DnsError {
+                rcode: None,
+                info_code: None,
+            },
+            OutboundError::NotConnected { kind, .. } => match kind {
+                io::ErrorKind::ConnectionRefused => Self::ConnectionRefused,
+                io::ErrorKind::TimedOut => Self::ConnectionTimeout,
+                _ => Self::DestinationUnavailable,
+            },
+            OutboundError::ConnectTimeout { .. } => Self::ConnectionTimeout,
+            OutboundError::NoReply { .. } | OutboundError::TooSlow { .. } => Self::HttpResponseTimeout,
+            OutboundError::Stalled { .. } => Self::ConnectionReadTimeout,
+            OutboundError::HeadTooLarge { bytes, .. } => Self::HttpResponseHeaderSectionSize(u32::try_from(bytes).ok()),
+            OutboundError::BodyTooLarge { limit, .. } => Self::HttpResponseBodySize(Some(limit)),
+            OutboundError::BrokenOff { .. } => Self::HttpResponseIncomplete,
+            OutboundError::ConnectionLost { .. } => Self::ConnectionTerminated,
+            OutboundError::NotHttp { .. } => Self::HttpProtocolError,
+            OutboundError::RequestTooLarge { limit } => Self::HttpRequestBodySize(Some(limit)),
+            OutboundError::RequestBody(source) => match source.downcast::<Self>() {
+                Ok(own) => *own,
+                Err(_) => Self::InternalError(Some("the request's body could not be read".to_owned())),
+            },
+        }
+    }
+}

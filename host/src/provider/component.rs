@@ -1,0 +1,117 @@
+//! The provider component and the engine that compiles it.
+
+use super::instance::{World, linker};
+use std::path::Path;
+use wasmtime::component::{Component, InstancePre};
+use wasmtime::{Cache, CacheConfig, Config, Engine};
+
+/// The provider that is built with this library, for WASI 0.2.
+pub const EMBEDDED_0_2: &[u8] = include_bytes!(env!("MANAGED_IDENTITY_PROVIDER_0_2"));
+
+/// The provider that is built with this library, for WASI 0.3.
+pub const EMBEDDED_0_3: &[u8] = include_bytes!(env!("MANAGED_IDENTITY_PROVIDER_0_3"));
+
+/// Which version of `cloud:identity`, and with it of WASI, a provider speaks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum WasiVersion {
+    /// One call at a time; every other caller waits for its turn.
+    V0_2,
+    /// Calls run side by side.
+    #[default]
+    V0_3,
+}
+
+/// Why a provider cannot be run.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ProviderError {
+    /// The WebAssembly engine cannot be set up on this machine.
+    #[error("the WebAssembly engine cannot be set up: {0:#}")]
+    Engine(wasmtime::Error),
+    /// The bytes are not a component that this engine can compile.
+    #[error("the provider is not a WebAssembly component that can be compiled: {0:#}")]
+    NotAComponent(wasmtime::Error),
+    /// The component does not export the interface.
+    #[error(
+        "the component does not export `cloud:identity/managed-identity` in version 0.2 or 0.3; build it for the world \
+         `provider` of the package `cloud:identity`"
+    )]
+    NotAProvider,
+    /// The component imports something that a provider is not given.
+    #[error("the provider asks for more than a provider is given: {0:#}")]
+    Imports(wasmtime::Error),
+    /// The thread that runs the provider cannot be started.
+    #[error("the thread of the provider cannot be started: {0}")]
+    Thread(std::io::Error),
+}
+
+/// A component, compiled, known to be a provider and to ask for nothing that it will not be given.
+pub(crate) struct Compiled {
+    pub(super) instance: InstancePre<World>,
+    pub(super) version: WasiVersion,
+}
+
+/// Compiles a provider, or takes it from the cache of compiled code in `cache`.
+///
+/// Compiled code is trusted code: the cache folder has to belong to the user alone, which its creator sees to.
+pub(crate) fn compile(bytes: &[u8], cache: Option<&Path>) -> Result<Compiled, ProviderError> {
+    let mut config = Config::new();
+    // One instance for the life of the process: the pooling allocator would cost milliseconds to set up and save nothing.
+    config.allocation_strategy(wasmtime::InstanceAllocationStrategy::OnDemand);
+    config.epoch_interruption(true);
+    config.wasm_component_model_async(true);
+    if let Some(directory) = cache {
+        let mut settings = CacheConfig::new();
+        settings.with_directory(directory);
+        // Without a cache everything works, only slower; a read-only home is no reason to fail.
+        match Cache::new(settings) {
+            Ok(cache) => {
+                config.cache(Some(cache));
+            }
+            Err(error) => tracing::debug!(target: "managed_identity::provider", "no compilation cache: {error:#}"),
+        }
+    }
+    let engine = Engine::new(&config).map_err(ProviderError::Engine)?;
+    let component = Component::new(&engine, bytes).map_err(ProviderError::NotAComponent)?;
+    let version = version(&component).ok_or(ProviderError::NotAProvider)?;
+    let linker = linker(&engine).map_err(ProviderError::Engine)?;
+    let instance = linker.instantiate_pre(&component).map_err(ProviderError::Imports)?;
+    Ok(Compiled { instance, version })
+}
+
+/// The version of the interface that a component exports, the newer one if it has both.
+fn version(component: &Component) -> Option<WasiVersion> {
+    let exports = |interface: &str| component.get_export_index(None, interface).is_some();
+    if exports("cloud:identity/managed-identity@0.3.0") {
+        Some(WasiVersion::V0_3)
+    } else if exports("cloud:identity/managed-identity@0.2.0") {
+        Some(WasiVersion::V0_2)
+    } else {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_a_provider_is_refused_with_its_reason() {
+        assert!(matches!(
+            compile(b"not wasm", None),
+            Err(ProviderError::NotAComponent(_))
+        ));
+        assert!(matches!(
+            compile(b"\0asm\x01\0\0\0", None),
+            Err(ProviderError::NotAComponent(_))
+        ));
+        assert!(matches!(
+            compile(b"(component)", None),
+            Err(ProviderError::NotAComponent(_))
+        ));
+        assert!(matches!(
+            compile(b"\0asm\x0d\0\x01\0", None),
+            Err(ProviderError::NotAProvider)
+        ));
+    }
+}

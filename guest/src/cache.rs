@@ -73,8 +73,9 @@ pub fn refresh_on(now: u64, expires_on: u64, refresh_in: Option<u64>) -> u64 {
     let lifetime = expires_on.saturating_sub(now);
     match refresh_in {
         Some(seconds) if seconds < lifetime => now + seconds,
-        _ if lifetime >= LONG_LIFETIME || lifetime < 2 * REFRESH_MARGIN => now + lifetime / 2,
-        _ => expires_on - REFRESH_MARGIN,
+        _ if (2 * REFRESH_MARGIN..LONG_LIFETIME).contains(&lifetime) => expires_on - REFRESH_MARGIN,
+        // Long ones for the room that it leaves, and those too short for the margin because half is what they have.
+        _ => now + lifetime / 2,
     }
 }
 

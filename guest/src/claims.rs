@@ -406,7 +406,7 @@ mod tests {
             }
 
             for seed in [&failure, &page, &body] {
-                let read = failure_body::read(&mangle(seed.as_bytes(), &mut random));
+                let read = failure_body::read(&mangle(seed.as_bytes(), &mut random), &[]);
                 let message = read.message.as_deref().unwrap_or_default();
                 assert!(message.chars().count() <= failure_body::SNIPPET_CHARS, "{message}");
                 assert!(!message.contains(SECRET), "{message}");

@@ -94,7 +94,7 @@ impl fmt::Display for Endpoint {
 }
 
 /// Appends `text` with everything but the unreserved characters of RFC 3986 section 2.3 encoded.
-fn percent_encode(text: &str, into: &mut String) {
+pub(crate) fn percent_encode(text: &str, into: &mut String) {
     for byte in text.bytes() {
         if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
             into.push(char::from(byte));

@@ -7,7 +7,7 @@ use crate::failure::Asked;
 use crate::flight::{Flight, Outcome};
 use crate::keyed::Keyed;
 use crate::platform::{HttpReply, Platform, TransportFault};
-use crate::reply::{self, MAX_REPLY_BYTES, TokenReply};
+use crate::reply::{self, MAX_REPLY_BYTES, ReplyFault, TokenReply};
 use crate::request::{Audience, Identity, TokenRequest};
 use crate::retry::retry_after;
 use crate::source::{self, Selection, Source};
@@ -36,8 +36,6 @@ struct Shared<P> {
 struct State {
     cache: Cache,
     flights: Keyed<Rc<Flight>>,
-    /// Counts calls of [`Engine::forget`]: what was asked for before one is not cached after it.
-    generation: u64,
     last_failure: Option<Error>,
 }
 
@@ -91,7 +89,7 @@ impl<P: Platform> Engine<P> {
         let shared = &self.0;
         let source = shared.selection.source.as_ref().map_err(Clone::clone)?;
         let identity = match request.identity {
-            Identity::PlatformDefault => shared.selection.default_identity.clone(),
+            Identity::PlatformDefault => shared.selection.default_identity.clone()?,
             other => other,
         };
         let key = Key {
@@ -145,28 +143,35 @@ impl<P: Platform> Engine<P> {
 
     /// Drops cached tokens, of one audience or all. An audience that is none holds no tokens.
     pub fn forget(&self, audience: Option<&str>) {
-        let state = &mut *self.0.state.borrow_mut();
-        match audience.map(Audience::parse) {
-            None => state.cache.forget(None),
-            Some(Ok(audience)) => state.cache.forget(Some(&audience)),
+        let audience = match audience.map(Audience::parse) {
+            None => None,
+            Some(Ok(audience)) => Some(audience),
             Some(Err(_)) => return,
-        }
+        };
+        let state = &mut *self.0.state.borrow_mut();
+        state.cache.forget(audience.as_ref());
         // Flights go on for those who wait, and new callers start their own.
-        state.generation += 1;
-        state.flights = Keyed::default();
+        state
+            .flights
+            .retain(|key, _| audience.as_ref().is_some_and(|audience| key.audience != *audience));
     }
 
     /// Where tokens come from, and why. Asks nobody.
     #[must_use]
     pub fn describe_source(&self) -> SourceDescription {
-        let Selection { source, reasons, .. } = &self.0.selection;
+        let Selection {
+            source,
+            reasons,
+            default_identity,
+        } = &self.0.selection;
+        let unusable = source.as_ref().err().or(default_identity.as_ref().err());
         SourceDescription {
             source: source.as_ref().ok().map(|source| source.name().to_owned()),
             endpoint: source.as_ref().ok().map(|source| source.endpoint()),
             reasons: reasons.clone(),
-            last_failure: match source {
-                Ok(_) => self.0.state.borrow().last_failure.clone(),
-                Err(error) => Some(error.clone()),
+            last_failure: match unusable {
+                None => self.0.state.borrow().last_failure.clone(),
+                Some(error) => Some(error.clone()),
             },
         }
     }
@@ -180,36 +185,43 @@ impl<P: Platform> Shared<P> {
             .request(&key.audience, &key.identity)
             .map_err(|error| error.with_source(source.name()))?;
         let mut state = self.state.borrow_mut();
-        if let Some(flight) = state.flights.get(key) {
+        // Where nothing moves between calls, a flight whose callers have all left has stood still since, and its reply with
+        // it. Its successor asks anew.
+        let now = self.platform.monotonic();
+        if let Some(flight) = state
+            .flights
+            .get(key)
+            .filter(|flight| P::BACKGROUND || now < flight.deadline())
+        {
             flight.extend(deadline);
             return Ok(Rc::clone(flight));
         }
         let flight = Rc::new(Flight::new(deadline));
         state.flights.insert(key.clone(), Rc::clone(&flight));
-        let generation = state.generation;
         drop(state);
         let (shared, key, started) = (Rc::clone(self), key.clone(), Rc::clone(&flight));
         self.platform.spawn(Box::pin(async move {
             let outcome = shared.fly(&key, &started).await;
-            shared.landed(&key, generation, &started, outcome);
+            shared.landed(&key, &started, outcome);
         }));
         Ok(flight)
     }
 
     /// Keeps what a flight brought and tells all who wait.
-    fn landed(&self, key: &Key, generation: u64, flight: &Rc<Flight>, outcome: Outcome) {
+    fn landed(&self, key: &Key, flight: &Rc<Flight>, outcome: Outcome) {
         let mut state = self.state.borrow_mut();
-        if state
+        // One that was forgotten or replaced on its way is of no use to later callers.
+        let is_current = state
             .flights
             .get(key)
-            .is_some_and(|current| Rc::ptr_eq(current, flight))
-        {
+            .is_some_and(|current| Rc::ptr_eq(current, flight));
+        if is_current {
             state.flights.remove(key);
         }
         match &outcome {
             Ok(token) => {
                 state.last_failure = None;
-                if state.generation == generation {
+                if is_current {
                     state.cache.insert(key, Rc::clone(token));
                 }
             }
@@ -231,17 +243,20 @@ impl<P: Platform> Shared<P> {
             identity: &key.identity,
         };
         let policy = source.retry_policy();
+        let secrets = source.request(asked.audience, asked.identity)?.secrets();
         let started = self.platform.monotonic();
         let mut attempt = 0;
         loop {
             attempt += 1;
+            // A reply counts its token's life from when it was written, and it may be read much later.
+            let asked_at = self.platform.unix_time();
             let (error, may_try_again, hint) = match self.attempt(&asked, flight, attempt).await? {
-                Ok(reply) if reply.status == 200 => return self.understand(&asked, &reply),
+                Ok(reply) if reply.status == 200 => return self.understand(&asked, &reply, asked_at),
                 Ok(reply) => {
                     let now = self.platform.unix_time();
                     let updating = reply.status == 410 && self.platform.monotonic() < started + policy.updating;
                     let again = policy.covers(reply.status) && (updating || attempt < policy.attempts);
-                    (asked.failed(&reply, now), again, retry_after(&reply, now))
+                    (asked.failed(&reply, &secrets, now), again, retry_after(&reply, now))
                 }
                 Err(fault) => {
                     let again = fault.is_transient() && attempt < policy.connection_attempts;
@@ -278,7 +293,6 @@ impl<P: Platform> Shared<P> {
             before => format!("{waiting_for}; {before}"),
         });
         let give_up = self.platform.monotonic() + ATTEMPT_TIMEOUT;
-        let secrets = request.secrets();
         let mut reply = pin!(self.platform.send(request, MAX_REPLY_BYTES));
         loop {
             // The deadline moves when a more patient caller joins, so it is read again each time it seems to be reached.
@@ -290,19 +304,18 @@ impl<P: Platform> Shared<P> {
                     false => Err(self.deadline_exceeded(source, flight)),
                 };
             }
-            if let Some(mut reply) = race(reply.as_mut(), self.platform.sleep(until - now)).await {
-                if let Ok(reply) = &mut reply {
-                    reply.redact(&secrets);
-                }
+            if let Some(reply) = race(reply.as_mut(), self.platform.sleep(until - now)).await {
                 return Ok(reply);
             }
         }
     }
 
     /// Turns a successful reply into a token, or says why it is none.
-    fn understand(&self, asked: &Asked<'_>, reply: &HttpReply) -> Outcome {
-        let now = self.platform.unix_time();
-        let reply = reply::parse(&reply.body, now).map_err(|fault| asked.unusable(&fault))?;
+    fn understand(&self, asked: &Asked<'_>, reply: &HttpReply, asked_at: u64) -> Outcome {
+        let reply = reply::parse(&reply.body, asked_at).map_err(|fault| asked.unusable(&fault))?;
+        if reply.expires_on <= self.platform.unix_time() {
+            return Err(asked.unusable(&ReplyFault::Expired));
+        }
         let refuse = |cause, message: String| {
             Err(Error::new(cause, message)
                 .with_source(asked.source.name())
@@ -335,7 +348,7 @@ impl<P: Platform> Shared<P> {
             return refuse(Cause::TokenRejected, message);
         }
         Ok(Rc::new(Token {
-            refresh_on: refresh_on(now, reply.expires_on, reply.refresh_in),
+            refresh_on: refresh_on(asked_at, reply.expires_on, reply.refresh_in),
             expires_on: reply.expires_on,
             secret: reply.token,
             token_type: reply.token_type,

@@ -6,6 +6,7 @@ use crate::platform::{HttpReply, TransportFault};
 use crate::reply::ReplyFault;
 use crate::request::{Audience, Identity};
 use crate::retry::retry_after;
+use crate::secret::Secret;
 use crate::source::Source;
 
 /// What was asked, for messages.
@@ -76,8 +77,8 @@ impl Asked<'_> {
     }
 
     /// The error for a reply that is not a success.
-    pub(crate) fn failed(&self, reply: &HttpReply, now: u64) -> Error {
-        let body = failure_body::read(&reply.body);
+    pub(crate) fn failed(&self, reply: &HttpReply, secrets: &[Secret], now: u64) -> Error {
+        let body = failure_body::read(&reply.body, secrets);
         let mut error = match self.source.failure(reply) {
             Some(error) => error.with_source(self.source.name()),
             None => self.by_rules(reply, &body),
@@ -89,7 +90,7 @@ impl Asked<'_> {
     }
 
     fn by_rules(&self, reply: &HttpReply, body: &FailureBody) -> Error {
-        let cause = cause_of(reply, body);
+        let cause = cause_of(reply, body, self.source.has_credential());
         let (endpoint, status) = (self.source.endpoint(), reply.status);
         let identity = self.identity.describe();
         let text = match cause {
@@ -140,7 +141,7 @@ impl Asked<'_> {
 }
 
 /// The cause of a failed reply, by what its body says first and by its status second.
-fn cause_of(reply: &HttpReply, body: &FailureBody) -> Cause {
+fn cause_of(reply: &HttpReply, body: &FailureBody, has_credential: bool) -> Cause {
     let looks_like_a_page = reply.body.trim_ascii_start().starts_with(b"<");
     let message = body.message.as_deref().unwrap_or_default().to_ascii_lowercase();
     let code = body.code.as_deref().unwrap_or_default().to_ascii_lowercase();
@@ -165,6 +166,7 @@ fn cause_of(reply: &HttpReply, body: &FailureBody) -> Cause {
         let unknown = [
             "identity not found",
             "no user assigned",
+            "unable to load the proper managed identity",
             "no managed identity",
             "not been assigned",
             "not assigned",
@@ -180,7 +182,9 @@ fn cause_of(reply: &HttpReply, body: &FailureBody) -> Cause {
         408 | 500.. => Cause::PlatformFailure,
         400..500 if looks_like_a_page => Cause::EndpointIntercepted,
         400 => Cause::InvalidRequest,
-        401 | 403 => Cause::CredentialRejected,
+        401 | 403 if has_credential => Cause::CredentialRejected,
+        // Who asks for no credential has none to reject: this is a proxy's or a network policy's answer.
+        401 | 403 => Cause::EndpointIntercepted,
         404 => Cause::EndpointUnreachable,
         405 => Cause::EndpointIntercepted,
         _ => Cause::MalformedReply,
@@ -193,18 +197,18 @@ mod tests {
     use crate::environment::Environment;
     use zeroize::Zeroizing;
 
-    fn failed(status: u16, body: &str) -> Error {
-        let environment = Environment::new([
-            (
-                "IDENTITY_ENDPOINT".to_owned(),
-                "http://127.0.0.1:41741/msi/token".to_owned(),
-            ),
-            ("IDENTITY_HEADER".to_owned(), "s3cr3t".to_owned()),
-        ]);
-        let source = crate::source::select(&environment)
-            .source
-            .ok()
-            .expect("App Service is announced");
+    const APP_SERVICE: [(&str, &str); 2] = [
+        ("IDENTITY_ENDPOINT", "http://127.0.0.1:41741/msi/token"),
+        ("IDENTITY_HEADER", "s3cr3t"),
+    ];
+
+    fn failed(environment: &[(&str, &str)], status: u16, body: &str) -> Error {
+        let variables = environment
+            .iter()
+            .map(|(name, value)| (name.to_string(), value.to_string()));
+        let Ok(source) = crate::source::select(&Environment::new(variables)).source else {
+            panic!("the environment announces a source");
+        };
         let asked = Asked {
             source: source.as_ref(),
             audience: &Audience::parse("https://vault.azure.net").expect("a good audience"),
@@ -215,7 +219,7 @@ mod tests {
             headers: Vec::new(),
             body: Zeroizing::new(body.as_bytes().to_vec()),
         };
-        asked.failed(&reply, 0)
+        asked.failed(&reply, &[], 0)
     }
 
     #[test]
@@ -270,7 +274,7 @@ mod tests {
             (204, "", Cause::MalformedReply),
         ];
         for (status, body, cause) in cases {
-            let error = failed(status, body);
+            let error = failed(&APP_SERVICE, status, body);
             assert_eq!(error.cause, cause, "{status} {body}: {error}");
             assert_eq!(
                 (error.http_status, error.source.as_deref()),
@@ -281,8 +285,18 @@ mod tests {
     }
 
     #[test]
+    fn the_metadata_service_has_no_credential_to_reject() {
+        assert_eq!(failed(&[], 403, "denied by policy").cause, Cause::EndpointIntercepted);
+        assert_eq!(
+            failed(&[], 403, "A socket operation was attempted to an unreachable network").cause,
+            Cause::EndpointUnreachable
+        );
+    }
+
+    #[test]
     fn what_the_platform_says_is_kept_and_its_identifier_too() {
         let error = failed(
+            &APP_SERVICE,
             400,
             r#"{"statusCode":400,"message":"Bad thing","correlationId":"abc-1"}"#,
         );

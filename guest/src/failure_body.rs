@@ -14,6 +14,8 @@
 //! A failure body is written by others and ends up in errors and logs, so nothing of it gets there but through
 //! [`snippet`]: short, one line, and without anything that could be a token or a key.
 
+use crate::endpoint::percent_encode;
+use crate::secret::Secret;
 use serde_json::{Map, Value};
 
 /// The most characters that are ever quoted of a body.
@@ -51,13 +53,19 @@ impl FailureBody {
 }
 
 /// Reads the body of a reply whose status is a failure. Every body has a reading.
+///
+/// `secrets` is what the request carried. An endpoint may quote it, in whatever notation its body has, so it is blotted out
+/// after that has been decoded.
 #[must_use]
-pub fn read(body: &[u8]) -> FailureBody {
+pub fn read(body: &[u8], secrets: &[Secret]) -> FailureBody {
     let whole = body.len() <= MAX_BODY_BYTES;
     let text = String::from_utf8_lossy(&body[..body.len().min(MAX_BODY_BYTES)]);
     let text = text.trim_start_matches('\u{feff}').trim();
 
-    match serde_json::from_str(text) {
+    let blotted = blot(text, secrets);
+    let text = blotted.as_str();
+
+    match decoded(text, secrets) {
         Ok(Value::Object(object)) => of_object(&object),
         Ok(Value::Array(items)) => match items.first() {
             Some(Value::Object(object)) => of_object(object),
@@ -71,6 +79,41 @@ pub fn read(body: &[u8]) -> FailureBody {
         _ => FailureBody::of_message(text),
     }
 }
+
+/// The JSON in `text`, if it is any, without the secrets that it spells out.
+fn decoded(text: &str, secrets: &[Secret]) -> serde_json::Result<Value> {
+    let mut value = serde_json::from_str(text)?;
+    blot_value(&mut value, secrets);
+    Ok(value)
+}
+
+// The nesting is bounded by the parser.
+fn blot_value(value: &mut Value, secrets: &[Secret]) {
+    match value {
+        Value::String(text) => *text = blot(text, secrets),
+        Value::Array(items) => items.iter_mut().for_each(|item| blot_value(item, secrets)),
+        Value::Object(object) => object.values_mut().for_each(|item| blot_value(item, secrets)),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
+}
+
+/// `text` without the secrets, plain or percent-encoded.
+fn blot(text: &str, secrets: &[Secret]) -> String {
+    let mut text = text.to_owned();
+    for secret in secrets.iter().filter(|secret| !secret.is_empty()) {
+        let mut encoded = String::new();
+        percent_encode(secret.expose(), &mut encoded);
+        for form in [secret.expose(), &encoded, &encoded.to_ascii_lowercase()] {
+            if text.contains(form) {
+                text = text.replace(form, BLOT);
+            }
+        }
+    }
+    text
+}
+
+/// What stands in the place of a secret.
+const BLOT: &str = "***";
 
 /// One line of at most `limit` (and never more than [`SNIPPET_CHARS`]) characters that shows how `text` begins.
 ///
@@ -260,7 +303,7 @@ mod tests {
             code,
             message,
             correlation_id,
-        } = read(body.as_bytes());
+        } = read(body.as_bytes(), &[]);
         (code, message, correlation_id)
     }
 
@@ -373,20 +416,24 @@ mod tests {
     #[test]
     fn bodies_that_are_binary_huge_or_deep_are_read_too() {
         assert_eq!(
-            read(b"\xFF\xFE bad \x00 gateway").message.as_deref(),
+            read(b"\xFF\xFE bad \x00 gateway", &[]).message.as_deref(),
             Some("\u{fffd}\u{fffd} bad gateway")
         );
         let huge = format!(r#"{{"message":"{}"}}"#, "word ".repeat(MAX_BODY_BYTES));
         assert_eq!(
-            read(huge.as_bytes()).message.as_deref(),
+            read(huge.as_bytes(), &[]).message.as_deref(),
             Some("JSON that is too long to be read")
         );
-        let text = read("word ".repeat(MAX_BODY_BYTES).as_bytes())
+        let text = read("word ".repeat(MAX_BODY_BYTES).as_bytes(), &[])
             .message
             .expect("text is quoted");
         assert_eq!(text.chars().count(), SNIPPET_CHARS);
-        assert!(read("[".repeat(MAX_BODY_BYTES).as_bytes()).message.is_some());
-        assert!(read(r#"{"a":"#.repeat(MAX_BODY_BYTES / 5).as_bytes()).message.is_some());
+        assert!(read("[".repeat(MAX_BODY_BYTES).as_bytes(), &[]).message.is_some());
+        assert!(
+            read(r#"{"a":"#.repeat(MAX_BODY_BYTES / 5).as_bytes(), &[])
+                .message
+                .is_some()
+        );
     }
 
     #[test]
@@ -402,7 +449,7 @@ mod tests {
             format!("{} AADSTS1: {token}", "word ".repeat(100)),
             token.clone(),
         ] {
-            let reading = format!("{:?}", read(body.as_bytes()));
+            let reading = format!("{:?}", read(body.as_bytes(), &[]));
             assert!(!reading.contains("eyJ") && !reading.contains("e30e30"), "{reading}");
         }
     }
@@ -427,7 +474,7 @@ mod tests {
         ] {
             let json = serde_json::json!({ "error": "x", "error_description": text }).to_string();
             for body in [&text, &json] {
-                let failure = read(body.as_bytes());
+                let failure = read(body.as_bytes(), &[]);
                 assert_eq!(failure.entra_code(), expected, "{body}");
                 assert!(
                     failure

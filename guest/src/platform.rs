@@ -99,28 +99,6 @@ impl HttpReply {
             .find(|(known, _)| known == name)
             .map(|(_, value)| value.as_str())
     }
-
-    /// Blots out every occurrence of a secret in the body of a failure. A body that holds a token is left alone.
-    pub(crate) fn redact(&mut self, secrets: &[Secret]) {
-        if self.status == 200 {
-            return;
-        }
-        for secret in secrets
-            .iter()
-            .map(|secret| secret.expose().as_bytes())
-            .filter(|secret| !secret.is_empty())
-        {
-            let mut start = 0;
-            while let Some(found) = self.body[start..]
-                .windows(secret.len())
-                .position(|window| window == secret)
-            {
-                let end = start + found + secret.len();
-                self.body[start + found..end].fill(b'*');
-                start = end;
-            }
-        }
-    }
 }
 
 impl fmt::Debug for HttpReply {

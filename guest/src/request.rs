@@ -17,6 +17,33 @@ const LONGEST_IDENTIFIER: usize = 2048;
 /// The longest claims challenge, in bytes.
 const LONGEST_CLAIMS: usize = 16 * 1024;
 
+/// The longest token that may be called rejected, in bytes: no longer one is ever issued.
+const LONGEST_TOKEN: usize = crate::reply::MAX_TOKEN_BYTES;
+
+/// Refuses a request that is too large to be meant, before anybody copies it.
+///
+/// # Errors
+/// [`Cause::InvalidRequest`], with a message that names the part.
+pub fn check_sizes(
+    audience: &str,
+    identifier: Option<&str>,
+    claims: Option<&str>,
+    rejected_token: Option<&str>,
+) -> Result<(), Error> {
+    for (name, text, limit) in [
+        ("audience", Some(audience), LONGEST_IDENTIFIER),
+        ("identifier of the identity", identifier, LONGEST_IDENTIFIER),
+        ("claims challenge", claims, LONGEST_CLAIMS),
+        ("rejected token", rejected_token, LONGEST_TOKEN),
+    ] {
+        if text.is_some_and(|text| text.len() > limit) {
+            let message = format!("The {name} is longer than {limit} bytes. Pass it as the platform gave it.");
+            return Err(Error::new(Cause::InvalidRequest, message));
+        }
+    }
+    Ok(())
+}
+
 /// What a scope adds to the resource that it stands for.
 const SCOPE_SUFFIX: &str = "/.default";
 
@@ -45,7 +72,7 @@ impl Audience {
             return refuse("is empty");
         }
         if text.len() > LONGEST_IDENTIFIER {
-            return refuse("is longer than 2,048 bytes");
+            return refuse("is too long");
         }
         if text.bytes().any(|byte| byte.is_ascii_whitespace()) {
             return refuse("contains white space; several scopes cannot be asked for at once");
@@ -141,6 +168,16 @@ impl TokenRequest {
         timeout_ms: Option<u32>,
     ) -> Result<Self, Error> {
         let rejected_token = rejected_token.map(Secret::new);
+        let identifier = match &identity {
+            Identity::PlatformDefault | Identity::SystemAssigned => None,
+            Identity::ClientId(id) | Identity::ObjectId(id) | Identity::ResourceId(id) => Some(id.as_str()),
+        };
+        check_sizes(
+            audience,
+            identifier,
+            claims,
+            rejected_token.as_ref().map(Secret::expose),
+        )?;
         Ok(Self {
             audience: Audience::parse(audience)?,
             identity: identity.checked()?,

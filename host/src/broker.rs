@@ -4,16 +4,18 @@ use crate::outbound::{Endpoint, EndpointError, EndpointPolicy, Outbound, Outboun
 use crate::provider::{
     self, Ask, Call, Compiled, EMBEDDED_0_2, EMBEDDED_0_3, ProviderError, Surroundings, WasiVersion,
 };
-use crate::token::{AccessToken, SourceDescription, TokenRequest};
-use managed_identity_provider::environment::Environment;
+use crate::token::{AccessToken, Identity, SourceDescription, TokenRequest};
+use managed_identity_provider::environment::{Environment, VARIABLES};
 use managed_identity_provider::error::{Cause, Error};
+use managed_identity_provider::request::check_sizes;
+use managed_identity_provider::secret::Secret;
 use managed_identity_provider::source;
 use std::borrow::Cow;
 use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 
-/// How much memory a provider may use: room for ten thousand callers at once.
+/// How much memory a provider may use: room for a thousand different requests at once, and a full cache.
 const DEFAULT_MEMORY_LIMIT: usize = 64 * 1024 * 1024;
 
 /// Hands out tokens. Cheap to clone; all clones share one provider, which ends with the last of them.
@@ -70,9 +72,15 @@ impl Broker {
     /// One cause of the closed list, by the request's time-out.
     pub async fn token(&self, request: &TokenRequest) -> Result<Arc<AccessToken>, Error> {
         self.configured()?;
+        let identifier = match &request.identity {
+            Identity::PlatformDefault | Identity::SystemAssigned => None,
+            Identity::ClientId(id) | Identity::ObjectId(id) | Identity::ResourceId(id) => Some(id.as_str()),
+        };
+        let rejected = request.rejected_token.as_ref().map(Secret::expose);
+        check_sizes(&request.audience, identifier, request.claims.as_deref(), rejected)?;
         let (reply, answer) = oneshot::channel();
         let result = self.ask(Ask::Token(Box::new(request.clone()), reply), answer).await;
-        result.map(Arc::new).map_err(|error| self.explain(error))
+        result.map_err(|error| self.explain(error))
     }
 
     /// Drops cached tokens, of one audience or all.
@@ -206,15 +214,15 @@ impl BrokerBuilder {
     /// # Errors
     /// When the provider cannot be compiled, is none, asks for more than it is given, or cannot be started.
     pub fn build(self) -> Result<Broker, ProviderError> {
-        let environment = Environment::new(match self.environment {
-            Some(variables) => variables,
-            // Variables that are not text cannot be meant for us.
-            None => std::env::vars_os()
-                .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-                .collect(),
-        });
-        let (endpoint, misconfigured) = match configured_endpoint(&environment) {
+        let (variables, unreadable) = match self.environment {
+            Some(variables) => (variables, None),
+            None => process_environment(),
+        };
+        let environment = Environment::new(variables);
+        let (endpoint, misconfigured) = match unreadable.map_or_else(|| configured_endpoint(&environment), Err) {
             Ok(endpoint) => (Some(endpoint), None),
+            // Another provider may read the environment in another way. It is granted nothing by it then.
+            Err(_) if matches!(self.provider, Cow::Owned(_)) => (None, None),
             Err(error) => (None, Some(error)),
         };
         let policy = EndpointPolicy::from_iter(endpoint.into_iter().chain(self.granted));
@@ -236,13 +244,36 @@ impl BrokerBuilder {
     }
 }
 
+/// The process environment, and what is wrong with it. A variable that decides and is not text must not count as unset:
+/// another identity would be used than the one that it names.
+fn process_environment() -> (Vec<(String, String)>, Option<Error>) {
+    let mut variables = Vec::new();
+    let mut unreadable = None;
+    for (name, value) in std::env::vars_os() {
+        let Ok(name) = name.into_string() else { continue };
+        match value.into_string() {
+            Ok(value) => variables.push((name, value)),
+            Err(_) if VARIABLES.contains(&name.as_str()) => {
+                let message =
+                    format!("The environment variable {name} is not UTF-8 text. Set it to what the platform gave.");
+                unreadable = Some(Error::new(Cause::NotConfigured, message));
+            }
+            Err(_) => {}
+        }
+    }
+    (variables, unreadable)
+}
+
 /// The one endpoint that the environment gives the provider the right to reach.
 fn configured_endpoint(environment: &Environment) -> Result<Endpoint, Error> {
     let source = source::select(environment).source?;
     Endpoint::from_environment(&source.endpoint()).map_err(|error| {
         Error::new(
             Cause::NotConfigured,
-            format!("The endpoint that the environment names cannot be used: {error}"),
+            format!(
+                "The identity endpoint {} {error}. Correct the variable that names it.",
+                source.endpoint()
+            ),
         )
         .with_source(source.name())
     })

@@ -31,3 +31,8 @@ pub use managed_identity_provider::error::{Cause, Error as TokenError};
 pub use managed_identity_provider::secret::Secret;
 pub use provider::{EMBEDDED_0_2, EMBEDDED_0_3, ProviderError, WasiVersion};
 pub use token::{AccessToken, Identity, SourceDescription, TokenRequest};
+
+/// Compiles the example of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;

@@ -42,6 +42,7 @@ mod denial;
 mod endpoint;
 mod error;
 mod hooks;
+mod metered;
 mod origin;
 mod policy;
 

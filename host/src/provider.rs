@@ -46,6 +46,8 @@ pub(crate) fn run(
         .enable_time()
         .build()?;
     runtime.block_on(serve(compiled, surroundings, calls));
+    // Name look-ups run on threads of their own, which nobody waits for any more.
+    runtime.shutdown_background();
     Ok(())
 }
 

@@ -5,7 +5,7 @@ use managed_identity_provider::secret::Secret;
 use std::time::Duration;
 
 /// Which of the platform's identities to act as.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Identity {
     /// The one that the platform's configuration names, else the system-assigned one.
     #[default]

@@ -81,6 +81,10 @@ impl Source for Imds {
         &IMDS
     }
 
+    fn has_credential(&self) -> bool {
+        false
+    }
+
     /// Docker Desktop answers in place of the metadata service, with 403 and the word "unreachable".
     fn failure(&self, reply: &HttpReply) -> Option<Error> {
         let unreachable = reply.status == 403 && String::from_utf8_lossy(&reply.body).contains("unreachable");

@@ -1,6 +1,6 @@
 //! The platform's identity sources: how each is recognised, asked and understood.
 //!
-//! One file per source. A new one adds its file here, a line to [`DETECTORS`], and its variables to
+//! One file per source. A new one adds its file here, a line to `DETECTORS`, and its variables to
 //! [`VARIABLES`](crate::environment::VARIABLES).
 
 mod app_service;
@@ -29,6 +29,11 @@ pub trait Source {
 
     /// Which failures are worth another try, and when.
     fn retry_policy(&self) -> &'static RetryPolicy;
+
+    /// Whether requests carry a secret, which the platform may reject.
+    fn has_credential(&self) -> bool {
+        true
+    }
 
     /// What this source alone means by a failed reply; `None` leaves it to the rules that all sources share.
     fn failure(&self, _reply: &HttpReply) -> Option<Error> {
@@ -62,8 +67,8 @@ const DETECTORS: &[fn(&Environment) -> Detection] = &[
 pub struct Selection {
     /// The source, or why none can be used.
     pub source: Result<Box<dyn Source>, Error>,
-    /// The identity that stands for [`Identity::PlatformDefault`].
-    pub default_identity: Identity,
+    /// The identity that stands for [`Identity::PlatformDefault`], or why none does.
+    pub default_identity: Result<Identity, Error>,
     /// Sentences that name the variables that decided, never their values.
     pub reasons: Vec<String>,
 }
@@ -89,11 +94,8 @@ pub fn select(environment: &Environment) -> Selection {
             }
         })
         .unwrap_or_else(|| Err(Error::new(Cause::Internal, "No source was considered.")));
-    let (default_identity, source) = match default_identity(environment) {
-        Ok(identity) => (identity, source),
-        Err(error) => (Identity::SystemAssigned, Err(error)),
-    };
-    if default_identity != Identity::SystemAssigned {
+    let default_identity = default_identity(environment);
+    if default_identity != Ok(Identity::SystemAssigned) {
         reasons.push("AZURE_CLIENT_ID names the identity that is used when a request names none.".to_owned());
     }
     Selection {
@@ -161,7 +163,7 @@ mod tests {
                 &[("AZURE_POD_IDENTITY_AUTHORITY_HOST", "nonsense")],
                 Err(Cause::NotConfigured),
             ),
-            (&[("AZURE_CLIENT_ID", "nonsense")], Err(Cause::NotConfigured)),
+            (&[("AZURE_CLIENT_ID", "nonsense")], Ok("imds")),
             (&[("AZURE_CLIENT_ID", "")], Ok("imds")),
         ];
         for (variables, expected) in cases {
@@ -199,8 +201,8 @@ mod tests {
         let id = "12345678-90ab-cdef-1234-567890abcdef";
         assert_eq!(
             selection(&[("AZURE_CLIENT_ID", id)]).default_identity,
-            Identity::ClientId(id.to_owned())
+            Ok(Identity::ClientId(id.to_owned()))
         );
-        assert_eq!(selection(&[]).default_identity, Identity::SystemAssigned);
+        assert_eq!(selection(&[]).default_identity, Ok(Identity::SystemAssigned));
     }
 }

@@ -462,17 +462,87 @@ fn a_login_page_is_told_apart_from_a_broken_reply() {
 }
 
 #[test]
-fn a_secret_that_the_platform_echoes_does_not_reach_the_message() {
-    let body = format!(
-        r#"{{"statusCode":400,"message":"bad header value {} here"}}"#,
-        world::HEADER_SECRET
-    );
-    let world = World::app_service().answering(move |_| Reply::status(400, &body));
-    let error = ask(&world, &Engine::new(world.clone()), request(VAULT, seconds(5))).unwrap_err();
+fn a_secret_that_the_platform_echoes_does_not_reach_the_error() {
+    const SECRET: &str = "s3c+r3t/\"key=";
+    for body in [
+        r#"{"message":"bad s3c+r3t/\"key= here","correlationId":"s3c+r3t/\"key="}"#,
+        r#"{"message":"bad s3c\u002Br3t\/\u0022key= here","correlationId":"s3c\u002Br3t\/\u0022key="}"#,
+        r#"{"error":{"code":"s3c%2Br3t%2F%22key%3D","message":"bad s3c%2br3t%2f%22key%3d here"}}"#,
+        "bad s3c+r3t/\"key= here",
+        r#""bad s3c+r3t/\"key= here""#,
+    ] {
+        let environment = [
+            ("IDENTITY_ENDPOINT", "http://127.0.0.1:41741/msi/token"),
+            ("IDENTITY_HEADER", SECRET),
+        ];
+        let world = World::new(&environment).answering(move |_| Reply::status(400, body));
+        let error = ask(&world, &Engine::new(world.clone()), request(VAULT, seconds(5))).unwrap_err();
+        let shown = format!("{error:?}");
+        assert!(error.message.contains("bad *** here"), "{shown}");
+        assert!(!shown.contains("r3t"), "{shown}");
+    }
+}
+
+#[test]
+fn a_reply_that_is_read_late_counts_from_when_it_was_asked_for() {
+    let world = World::app_service().answering(|request| match request.number {
+        1 => Reply::token("late", 10).after(seconds(3)),
+        _ => Reply::token("new", 3600),
+    });
+    let engine = Engine::new(Inline(world.clone()));
+    let inline = |timeout| world.run(engine.get_token(request(VAULT, timeout)));
+    assert_eq!(inline(seconds(1)).unwrap_err().cause, Cause::DeadlineExceeded);
+    world.pass(seconds(15));
+    assert_eq!(secret(&inline(seconds(10)).unwrap()), "new");
+
+    let world = World::app_service().answering(|_| Reply::token("t", 100).after(seconds(15)));
+    let engine = Engine::new(world.clone());
+    let begun = world.wall();
+    let issued = ask(&world, &engine, request(VAULT, seconds(30))).unwrap();
+    assert_eq!(issued.token.expires_on, begun + 100);
+}
+
+#[test]
+fn what_is_too_large_to_be_meant_is_refused() {
+    let long = "a".repeat(100_000);
+    let sized = |audience: &str, claims: Option<&str>, token: Option<String>| {
+        TokenRequest::checked(audience, Identity::PlatformDefault, claims, token, None).map_err(|error| error.cause)
+    };
+    for refused in [
+        sized(&long, None, None),
+        sized(VAULT, Some(&long), None),
+        sized(VAULT, None, Some(long.clone())),
+    ] {
+        assert_eq!(refused.unwrap_err(), Cause::InvalidRequest);
+    }
+    assert!(sized(VAULT, None, Some("a".repeat(1000))).is_ok());
+}
+
+#[test]
+fn forgetting_one_audience_leaves_the_flights_of_others() {
+    let world = World::app_service().answering(|_| Reply::token("t", 3600).after(seconds(2)));
+    let engine = Engine::new(world.clone());
+    let (result, ()) = world.run(futures_util::future::join(
+        engine.get_token(request(VAULT, seconds(5))),
+        async { engine.forget(Some("https://storage.azure.com")) },
+    ));
+    result.unwrap();
+    ask(&world, &engine, request(VAULT, seconds(5))).unwrap();
+    assert_eq!(world.requests().len(), 1);
+}
+
+#[test]
+fn a_bad_default_identity_fails_those_who_rely_on_it_and_no_others() {
+    let world = World::new(&[("AZURE_CLIENT_ID", "junk")]);
+    let engine = Engine::new(world.clone());
+    let error = ask(&world, &engine, request(VAULT, seconds(5))).unwrap_err();
     assert!(
-        error.message.contains("bad header value") && !error.message.contains(world::HEADER_SECRET),
+        error.cause == Cause::NotConfigured && error.message.contains("AZURE_CLIENT_ID"),
         "{error}"
     );
+    assert_eq!(engine.describe_source().last_failure, Some(error));
+    let system = TokenRequest::checked(VAULT, Identity::SystemAssigned, None, None, None).unwrap();
+    assert!(ask(&world, &engine, system).is_ok());
 }
 
 #[test]

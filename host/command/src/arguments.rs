@@ -2,6 +2,7 @@
 
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use managed_identity_host::outbound::Endpoint;
 use managed_identity_host::{Broker, BrokerBuilder, Identity, WasiVersion};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -134,7 +135,7 @@ pub(crate) struct ProviderArguments {
     ///
     /// The endpoint that the environment names is allowed by itself as long as it is on this machine, link-local or in a
     /// private network.
-    #[arg(long = "allow-endpoint", value_name = "URL")]
+    #[arg(long = "allow-endpoint", value_name = "URL", value_parser = endpoint)]
     allow_endpoints: Vec<String>,
 }
 
@@ -191,6 +192,10 @@ pub(crate) enum Output {
 /// Show which identity source is used, and why
 #[derive(Args)]
 #[command(after_help = "\
+Examples:
+  managed-identity source
+  managed-identity source --output json
+
 Names the environment variables that decided, never their values. Asks nobody.
 
 Exit codes: 0 a source is configured, 1 none can be used, 2 usage.")]
@@ -259,6 +264,12 @@ pub(crate) enum EmulatedSource {
 
 /// Watch a token being asked for, without Azure
 #[derive(Args)]
+#[command(after_help = "\
+Examples:
+  managed-identity demo
+  managed-identity demo --wasi 0.2
+
+Exit codes: 0 all went as described, 1 something did not, 2 usage.")]
 pub(crate) struct DemoArguments {
     #[command(flatten)]
     pub(crate) provider: ProviderArguments,
@@ -269,6 +280,13 @@ fn duration(text: &str) -> Result<Duration, String> {
         return Ok(Duration::from_secs(seconds));
     }
     humantime::parse_duration(text).map_err(|error| format!("{error}; write it like `30s`, `500ms` or `1m30s`"))
+}
+
+fn endpoint(text: &str) -> Result<String, String> {
+    match Endpoint::granted(text) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(error) => Err(format!("it {error}")),
+    }
 }
 
 fn scope(text: &str) -> Result<String, String> {

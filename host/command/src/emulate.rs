@@ -8,8 +8,10 @@ use serde_json::json;
 use std::process::ExitCode;
 
 pub(crate) async fn run(arguments: EmulateArguments) -> anyhow::Result<ExitCode> {
-    let mut config = EmulatorConfig::default();
-    config.listen = arguments.listen;
+    let config = EmulatorConfig {
+        listen: arguments.listen,
+        ..EmulatorConfig::default()
+    };
     let emulator =
         Emulator::start(config).with_context(|| format!("The emulator cannot listen on {}", arguments.listen))?;
     if let Some(lifetime) = arguments.token_lifetime {

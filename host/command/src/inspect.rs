@@ -63,11 +63,29 @@ pub(crate) fn text(header: &Value, payload: &Value, claims: &Claims, now: System
         }
     }
     match claims.expires_on {
-        None => text.push_str("\nThe token does not say when it expires."),
+        None => text.push_str("\nThe token does not say in a way that can be read when it expires."),
         Some(expires_on) if seconds_until(expires_on, now) <= 0 => text.push_str("\nThe token has expired."),
         Some(_) => {}
     }
-    Ok(text)
+    Ok(visible(&text))
+}
+
+/// The text with everything escaped that could make a terminal show something else: whoever wrote the token chose it.
+fn visible(text: &str) -> String {
+    let is_safe = |c: char| {
+        c == '\n'
+            || !(c.is_control()
+                || matches!(c, '\u{200e}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}'))
+    };
+    let mut escaped = String::with_capacity(text.len());
+    for c in text.chars() {
+        if is_safe(c) {
+            escaped.push(c);
+        } else {
+            escaped.extend(c.escape_unicode());
+        }
+    }
+    escaped
 }
 
 /// What was piped in may be a token, a header or the JSON of `token --output json`.
@@ -119,6 +137,14 @@ mod tests {
         assert_eq!(
             bare_token("\u{e9}\u{e9}\u{e9}\u{e9}").expose(),
             "\u{e9}\u{e9}\u{e9}\u{e9}"
+        );
+    }
+
+    #[test]
+    fn what_steers_a_terminal_is_escaped() {
+        assert_eq!(
+            visible("a\n\u{9b}31m\u{202e}\u{7f}\u{e9}"),
+            "a\n\\u{9b}31m\\u{202e}\\u{7f}\u{e9}"
         );
     }
 

@@ -9,6 +9,7 @@ use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Sleep, sleep};
 
 /// The body of a reply.
@@ -17,6 +18,8 @@ use tokio::time::{Sleep, sleep};
 /// takes too long. The connection is then closed, as it is when the body is dropped before its end.
 pub struct LimitedBody {
     incoming: Option<Incoming>,
+    /// The place among the requests under way, given back with the connection.
+    place: Option<OwnedSemaphorePermit>,
     limits: BodyLimits,
     remaining: u64,
     /// When the whole exchange has to be over.
@@ -42,6 +45,7 @@ impl LimitedBody {
         incoming: Incoming,
         limits: BodyLimits,
         deadline: Pin<Box<Sleep>>,
+        place: Option<OwnedSemaphorePermit>,
     ) -> Result<Self, OutboundError> {
         if incoming.size_hint().lower() > limits.bytes {
             return Err(OutboundError::BodyTooLarge {
@@ -52,6 +56,7 @@ impl LimitedBody {
         let remaining = limits.bytes;
         Ok(Self {
             incoming: Some(incoming),
+            place,
             limits,
             remaining,
             deadline,
@@ -103,6 +108,8 @@ impl Body for LimitedBody {
                 }
                 Poll::Ready(None) => {
                     this.incoming = None;
+                    this.place = None;
+                    this.place = None;
                     return Poll::Ready(None);
                 }
                 Poll::Pending => {
@@ -119,6 +126,7 @@ impl Body for LimitedBody {
         };
         tracing::debug!(target: super::client::LOG_TARGET, %error, "the reply failed");
         this.incoming = None;
+        this.place = None;
         Poll::Ready(Some(Err(error)))
     }
 
@@ -182,7 +190,7 @@ mod tests {
             head_bytes: 8192,
             head_fields: 64,
         };
-        LimitedBody::new(response.into_body(), limits, deadline).unwrap()
+        LimitedBody::new(response.into_body(), limits, deadline, None).unwrap()
     }
 
     #[tokio::test(start_paused = true)]

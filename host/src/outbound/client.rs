@@ -17,6 +17,7 @@ use std::fmt;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 use wasmtime_wasi_http::{DEFAULT_FORBIDDEN_HEADERS, RequestOptions};
 
@@ -51,6 +52,8 @@ pub struct OutboundConfig {
     pub response_field_limit: usize,
     /// How many bytes the body of a request may have. Default: 64 KiB. Signed assertions have a few kilobytes.
     pub request_body_limit: usize,
+    /// How many requests may be under way at once; more wait. Default: 128. A component that asks for more has lost count.
+    pub concurrent_requests: usize,
     /// How long an unused connection is kept. Default: 30 s.
     pub idle_timeout: Duration,
     /// How many unused connections are kept per origin. Default: 8. The metadata service answers five requests at once.
@@ -68,10 +71,17 @@ impl Default for OutboundConfig {
             response_head_limit: 64 * 1024,
             response_field_limit: 64,
             request_body_limit: 64 * 1024,
+            concurrent_requests: 128,
             idle_timeout: Duration::from_secs(30),
             idle_connections: 8,
         }
     }
+}
+
+/// How many bytes a reply may have on the wire: twice its own, which leaves room for chunks of any sensible size.
+fn wire_limit(config: &OutboundConfig) -> usize {
+    let body = usize::try_from(config.response_body_limit).unwrap_or(usize::MAX);
+    config.response_head_limit.saturating_add(body).saturating_mul(2)
 }
 
 /// An HTTP client that reaches the endpoints of its policy, and no others. Clones share their connections.
@@ -85,6 +95,7 @@ struct Shared {
     config: OutboundConfig,
     client: Client<Connector, Full<Bytes>>,
     last_denial: Mutex<Option<Denial>>,
+    places: Arc<Semaphore>,
 }
 
 impl Outbound {
@@ -101,7 +112,11 @@ impl Outbound {
     ) -> Self {
         let policy = Arc::new(policy);
         config.response_head_limit = config.response_head_limit.max(SMALLEST_HEAD_LIMIT);
-        let connector = Connector::new(Arc::clone(&policy), resolver, config.connect_timeout);
+        let places = Arc::new(Semaphore::new(
+            config.concurrent_requests.clamp(1, Semaphore::MAX_PERMITS),
+        ));
+        let limit = wire_limit(&config);
+        let connector = Connector::new(Arc::clone(&policy), resolver, config.connect_timeout, limit);
         let client = Client::builder(TokioExecutor::new())
             .timer(TokioTimer::new())
             .pool_timer(TokioTimer::new())
@@ -117,6 +132,7 @@ impl Outbound {
                 config,
                 client,
                 last_denial: Mutex::new(None),
+                places,
             }),
         }
     }
@@ -196,10 +212,16 @@ impl Outbound {
         )
         .await
         .map_err(|elapsed| OutboundError::RequestBody(elapsed.into()))??;
-        let exchange = self.exchange(&target, parts.headers, body, &times);
-        let (mut head, incoming) = tokio::select! {
+        let places = Arc::clone(&self.shared.places);
+        let exchange = async {
+            // The semaphore is never closed, so that there is always a place in the end.
+            let place = places.acquire_owned().await.ok();
+            let response = self.exchange(&target, parts.headers, body, &times).await?;
+            Ok::<_, OutboundError>((response.into_parts(), place))
+        };
+        let ((mut head, incoming), place) = tokio::select! {
             biased;
-            response = exchange => response?.into_parts(),
+            exchanged = exchange => exchanged?,
             () = &mut deadline => {
                 let origin = target.origin().clone();
                 return Err(OutboundError::TooSlow { origin, after: config.exchange_timeout });
@@ -224,7 +246,7 @@ impl Outbound {
         };
         Ok(Response::from_parts(
             head,
-            LimitedBody::new(incoming, limits, deadline)?,
+            LimitedBody::new(incoming, limits, deadline, place)?,
         ))
     }
 
@@ -305,16 +327,19 @@ impl fmt::Debug for Outbound {
 ///   asking ("Azure Instance Metadata Service", Azure documentation). The other fields of its kind do the same
 ///   elsewhere, and have no place in a request that nobody forwards;
 /// - `Expect`, `TE` and `Trailer` change how the exchange goes on, which is between this client and the endpoint;
+/// - `X-HTTP-Method-Override`, `X-Original-URL`, `X-Rewrite-URL` and their kind ask for another method or path than the one
+///   that was checked;
 /// - `Cookie`: no state is kept between requests.
 pub(super) fn is_host_field(name: &HeaderName) -> bool {
-    const NAMES: [HeaderName; 5] = [
+    const NAMES: [HeaderName; 6] = [
         header::FORWARDED,
+        header::VIA,
         header::EXPECT,
         header::TE,
         header::TRAILER,
         header::COOKIE,
     ];
-    const PREFIXES: [&str; 2] = ["proxy-", "x-forwarded-"];
+    const PREFIXES: [&str; 5] = ["proxy-", "x-forwarded-", "x-http-method", "x-original-", "x-rewrite-"];
     DEFAULT_FORBIDDEN_HEADERS.contains(name)
         || NAMES.contains(name)
         || PREFIXES.iter().any(|prefix| name.as_str().starts_with(prefix))

@@ -5,6 +5,7 @@
 //! checked is the one that is dialled.
 
 use super::address::Reach;
+use super::metered::Metered;
 use super::origin::{Origin, Scheme};
 use super::policy::EndpointPolicy;
 use futures_util::future::BoxFuture;
@@ -44,6 +45,7 @@ pub(super) struct Connector {
     policy: Arc<EndpointPolicy>,
     resolver: Arc<dyn Resolve>,
     timeout: Duration,
+    reply_limit: usize,
 }
 
 /// Why there is no connection.
@@ -67,11 +69,18 @@ pub(super) enum ConnectFault {
 }
 
 impl Connector {
-    pub(super) fn new(policy: Arc<EndpointPolicy>, resolver: Arc<dyn Resolve>, timeout: Duration) -> Self {
+    /// Connections over which no reply is longer than `reply_limit` bytes, all that HTTP puts around it included.
+    pub(super) fn new(
+        policy: Arc<EndpointPolicy>,
+        resolver: Arc<dyn Resolve>,
+        timeout: Duration,
+        reply_limit: usize,
+    ) -> Self {
         Self {
             policy,
             resolver,
             timeout,
+            reply_limit,
         }
     }
 
@@ -117,7 +126,7 @@ impl Connector {
 }
 
 impl Service<Uri> for Connector {
-    type Response = TokioIo<TcpStream>;
+    type Response = Metered<TokioIo<TcpStream>>;
     type Error = ConnectFault;
     type Future = BoxFuture<'static, Result<Self::Response, Self::Error>>;
 
@@ -127,7 +136,8 @@ impl Service<Uri> for Connector {
 
     fn call(&mut self, uri: Uri) -> Self::Future {
         let connector = self.clone();
-        Box::pin(async move { connector.connect(uri).await.map(TokioIo::new) })
+        let limit = self.reply_limit;
+        Box::pin(async move { Ok(Metered::new(TokioIo::new(connector.connect(uri).await?), limit)) })
     }
 }
 
@@ -264,12 +274,13 @@ pub(super) mod tests {
             Arc::new(EndpointPolicy::from_iter([endpoint])),
             resolver,
             Duration::from_secs(2),
+            1024,
         )
     }
 
     async fn connect(connector: &Connector, uri: &str) -> Result<SocketAddr, ConnectFault> {
         let stream = connector.clone().call(uri.parse().unwrap()).await?;
-        Ok(stream.inner().peer_addr().unwrap())
+        Ok(stream.stream().inner().peer_addr().unwrap())
     }
 
     #[tokio::test]

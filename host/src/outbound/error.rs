@@ -2,6 +2,7 @@
 
 use super::connector::ConnectFault;
 use super::denial::Denial;
+use super::metered::TOO_MUCH;
 use super::origin::Origin;
 use std::error::Error as StdError;
 use std::io;
@@ -88,6 +89,12 @@ pub enum OutboundError {
         /// How many bytes it may have.
         limit: u64,
     },
+    /// Bytes come without end, and no reply is complete: interim replies, chunk sizes, trailers.
+    #[error("{origin} sends more bytes than any reply has.")]
+    Flood {
+        /// The endpoint.
+        origin: Origin,
+    },
     /// The connection was closed before the reply was complete.
     #[error("{origin} closed the connection before its reply was complete.")]
     BrokenOff {
@@ -142,6 +149,7 @@ impl OutboundError {
         match cause::<io::Error>(error).map(io::Error::kind) {
             // How hyper says that a body ended before its declared length or last chunk.
             Some(io::ErrorKind::UnexpectedEof) => Self::BrokenOff { origin },
+            Some(TOO_MUCH) => Self::Flood { origin },
             // How it says that chunks are malformed, or that their extensions or trailers are too large.
             None | Some(io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput | io::ErrorKind::Other) => {
                 let reason = cause::<hyper::Error>(error).map_or_else(|| error.to_string(), ToString::to_string);
@@ -203,6 +211,7 @@ impl From<OutboundError> for wasmtime_wasi_http::Error {
             OutboundError::NoReply { .. } | OutboundError::TooSlow { .. } => Self::HttpResponseTimeout,
             OutboundError::Stalled { .. } => Self::ConnectionReadTimeout,
             OutboundError::HeadTooLarge { bytes, .. } => Self::HttpResponseHeaderSectionSize(u32::try_from(bytes).ok()),
+            OutboundError::Flood { .. } => Self::HttpResponseBodySize(None),
             OutboundError::BodyTooLarge { limit, .. } => Self::HttpResponseBodySize(Some(limit)),
             OutboundError::BrokenOff { .. } => Self::HttpResponseIncomplete,
             OutboundError::ConnectionLost { .. } => Self::ConnectionTerminated,

@@ -53,14 +53,14 @@ pub(crate) struct Compiled {
 
 /// Compiles a provider, or takes it from the cache of compiled code in `cache`.
 ///
-/// Compiled code is trusted code: the cache folder has to belong to the user alone, which its creator sees to.
+/// Compiled code is trusted code: a cache folder to which others can write is not used.
 pub(crate) fn compile(bytes: &[u8], cache: Option<&Path>) -> Result<Compiled, ProviderError> {
     let mut config = Config::new();
     // One instance for the life of the process: the pooling allocator would cost milliseconds to set up and save nothing.
     config.allocation_strategy(wasmtime::InstanceAllocationStrategy::OnDemand);
     config.epoch_interruption(true);
     config.wasm_component_model_async(true);
-    if let Some(directory) = cache {
+    if let Some(directory) = cache.filter(|directory| is_private(directory)) {
         let mut settings = CacheConfig::new();
         settings.with_directory(directory);
         // Without a cache everything works, only slower; a read-only home is no reason to fail.
@@ -77,6 +77,30 @@ pub(crate) fn compile(bytes: &[u8], cache: Option<&Path>) -> Result<Compiled, Pr
     let linker = linker(&engine).map_err(ProviderError::Engine)?;
     let instance = linker.instantiate_pre(&component).map_err(ProviderError::Imports)?;
     Ok(Compiled { instance, version })
+}
+
+/// Whether a folder, which is made if need be, belongs to this user alone.
+#[cfg(unix)]
+fn is_private(folder: &Path) -> bool {
+    use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder);
+    let private = made.is_ok()
+        && std::fs::metadata(folder)
+            .is_ok_and(|folder| folder.uid() == rustix::process::geteuid().as_raw() && folder.mode() & 0o022 == 0);
+    if !private {
+        tracing::warn!(
+            target: "managed_identity::provider",
+            folder = %folder.display(),
+            "no compilation cache: the folder cannot be made, or others can write to it"
+        );
+    }
+    private
+}
+
+/// Where access is not told by owner and mode, the user's own cache folder is taken for what it is.
+#[cfg(not(unix))]
+fn is_private(_: &Path) -> bool {
+    true
 }
 
 /// The version of the interface that a component exports, the newer one if it has both.

@@ -1,16 +1,21 @@
-//! The desk between callers and the component: who waits, since when, until when.
+//! The desk between callers and the component: who waits for what, since when, until when.
+//!
+//! Callers with the same question share one call to the component. The component would let them share one request to the
+//! platform anyway; but each call inside it costs more the more there are, so that ten thousand callers of one token would
+//! take seconds to wake. Which token answers a question, and when it is renewed, stays the component's decision.
 
-use crate::token::{AccessToken, SourceDescription, TokenRequest};
+use crate::token::{AccessToken, Identity, SourceDescription, TokenRequest};
 use managed_identity_provider::error::{Cause, Error};
 use managed_identity_provider::request::{DEFAULT_TIMEOUT, LONGEST_TIMEOUT};
 use std::cell::RefCell;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, oneshot};
 
-/// How long after a caller's deadline the component may still answer. It answers by the deadline itself, so past this it
-/// is not working.
+/// How long after its deadline the component may still answer. It answers by the deadline itself, so past this it is not
+/// working.
 const GRACE: Duration = Duration::from_millis(500);
 
 /// How long the questions may take that need no network.
@@ -24,7 +29,7 @@ pub(crate) struct Call {
 
 /// What can be asked, and where the answer goes.
 pub(crate) enum Ask {
-    Token(Box<TokenRequest>, oneshot::Sender<Result<AccessToken, Error>>),
+    Token(Box<TokenRequest>, oneshot::Sender<Result<Arc<AccessToken>, Error>>),
     Forget(Option<String>, oneshot::Sender<Result<(), Error>>),
     Describe(oneshot::Sender<Result<SourceDescription, Error>>),
 }
@@ -41,31 +46,92 @@ impl Call {
             deadline: Instant::now() + timeout,
         }
     }
+}
 
-    /// What is left of the caller's time.
-    pub(crate) fn time_left(&self) -> Duration {
-        self.deadline.saturating_duration_since(Instant::now())
-    }
+/// What is put to the component.
+#[derive(Clone)]
+pub(super) enum Question {
+    /// The request, and how long the component may take.
+    Token(Box<TokenRequest>, Duration),
+    Forget(Option<String>),
+    Describe,
+}
 
-    pub(crate) fn ask(&self) -> &Ask {
-        &self.ask
-    }
+/// What the component answers.
+pub(super) enum Answer {
+    Token(Result<AccessToken, Error>),
+    Forgotten,
+    Description(Result<SourceDescription, Error>),
+}
 
+/// Where an answer goes.
+enum Reply {
+    Token(oneshot::Sender<Result<Arc<AccessToken>, Error>>),
+    Forgotten(oneshot::Sender<Result<(), Error>>),
+    Description(oneshot::Sender<Result<SourceDescription, Error>>),
+}
+
+impl Reply {
+    // A caller that is no longer there needs no answer, so what `send` returns is dropped.
     fn fail(self, error: Error) {
-        // A caller that is no longer there needs no answer.
-        match self.ask {
-            Ask::Token(_, reply) => drop(reply.send(Err(error))),
-            Ask::Forget(_, reply) => drop(reply.send(Err(error))),
-            Ask::Describe(reply) => drop(reply.send(Err(error))),
+        match self {
+            Self::Token(reply) => drop(reply.send(Err(error))),
+            Self::Forgotten(reply) => drop(reply.send(Err(error))),
+            Self::Description(reply) => drop(reply.send(Err(error))),
         }
     }
+}
+
+struct Caller {
+    reply: Reply,
+    deadline: Instant,
+    matter: u64,
+}
+
+/// One question and all who wait for its answer.
+struct Matter {
+    question: Question,
+    callers: Vec<u64>,
+    shared: Option<Shared>,
+    /// Until when the component was asked to answer; nothing while it has not been asked.
+    asked_until: Option<Instant>,
+}
+
+/// What makes two token requests one question.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Shared {
+    audience: String,
+    identity: Identity,
+    claims: Option<String>,
+}
+
+impl Shared {
+    /// A caller who rejects a token has a question of its own.
+    fn of(request: &TokenRequest) -> Option<Self> {
+        request.rejected_token.is_none().then(|| Self {
+            audience: request.audience.clone(),
+            identity: request.identity.clone(),
+            claims: request.claims.clone(),
+        })
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Timer {
+    Caller(u64),
+    Matter(u64),
 }
 
 /// All calls that have no answer yet.
 #[derive(Default)]
 pub(crate) struct Desk {
-    waiting: VecDeque<Call>,
-    running: BTreeMap<u64, Call>,
+    callers: HashMap<u64, Caller>,
+    matters: HashMap<u64, Matter>,
+    /// Matters that the component has not been asked.
+    waiting: VecDeque<u64>,
+    /// Matters that another caller may join.
+    joinable: HashMap<Shared, u64>,
+    timers: BTreeSet<(Instant, Timer)>,
     next: u64,
     answered: u64,
     arrived: Rc<Notify>,
@@ -73,20 +139,66 @@ pub(crate) struct Desk {
 
 impl Desk {
     pub(crate) fn accept(&mut self, call: Call) {
-        self.waiting.push_back(call);
-        self.arrived.notify_one();
+        let Call { ask, deadline } = call;
+        let (question, reply, shared) = match ask {
+            Ask::Token(request, reply) => {
+                let shared = Shared::of(&request);
+                (Question::Token(request, Duration::ZERO), Reply::Token(reply), shared)
+            }
+            Ask::Forget(audience, reply) => {
+                // Whoever asks after this must not get what was fetched before it.
+                self.joinable.clear();
+                (Question::Forget(audience), Reply::Forgotten(reply), None)
+            }
+            Ask::Describe(reply) => (Question::Describe, Reply::Description(reply), None),
+        };
+        let known = shared.as_ref().and_then(|shared| self.joinable.get(shared).copied());
+        let matter = known.unwrap_or_else(|| {
+            let number = self.number();
+            let callers = Vec::new();
+            if let Some(shared) = &shared {
+                self.joinable.insert(shared.clone(), number);
+            }
+            self.matters.insert(
+                number,
+                Matter {
+                    question,
+                    callers,
+                    shared,
+                    asked_until: None,
+                },
+            );
+            self.waiting.push_back(number);
+            self.arrived.notify_one();
+            number
+        });
+        let caller = self.number();
+        self.timers.insert((deadline, Timer::Caller(caller)));
+        self.callers.insert(
+            caller,
+            Caller {
+                reply,
+                deadline,
+                matter,
+            },
+        );
+        if let Some(matter) = self.matters.get_mut(&matter) {
+            matter.callers.push(caller);
+        }
     }
 
-    /// The next call to put to the component, when one comes. It is found by its number until it is answered.
-    pub(crate) async fn next(desk: &RefCell<Self>) -> u64 {
+    fn number(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+
+    /// The next question for the component, when there is one, and the number by which its answer finds its callers.
+    pub(super) async fn next(desk: &RefCell<Self>) -> (u64, Question) {
         loop {
             let arrived = {
                 let mut desk = desk.borrow_mut();
-                if let Some(call) = desk.waiting.pop_front() {
-                    desk.next += 1;
-                    let number = desk.next;
-                    desk.running.insert(number, call);
-                    return number;
+                if let Some(next) = desk.take_waiting() {
+                    return next;
                 }
                 Rc::clone(&desk.arrived)
             };
@@ -94,26 +206,106 @@ impl Desk {
         }
     }
 
-    pub(crate) fn running(&self, number: u64) -> Option<&Call> {
-        self.running.get(&number)
+    fn take_waiting(&mut self) -> Option<(u64, Question)> {
+        while let Some(number) = self.waiting.pop_front() {
+            let Some(matter) = self.matters.get_mut(&number) else {
+                continue;
+            };
+            let deadlines = matter
+                .callers
+                .iter()
+                .filter_map(|caller| self.callers.get(caller))
+                .map(|caller| caller.deadline);
+            let Some(latest) = deadlines.max() else {
+                // Everybody has been turned away meanwhile.
+                self.close(number);
+                continue;
+            };
+            matter.asked_until = Some(latest);
+            if let Question::Token(_, time_left) = &mut matter.question {
+                *time_left = latest.saturating_duration_since(Instant::now());
+            }
+            let question = matter.question.clone();
+            self.timers.insert((latest + GRACE, Timer::Matter(number)));
+            return Some((number, question));
+        }
+        None
     }
 
-    /// Takes a call off the desk in order to answer it.
-    pub(crate) fn finish(&mut self, number: u64) -> Option<Ask> {
+    /// Hands an answer to all who wait for it.
+    pub(super) fn answer(&mut self, number: u64, answer: Answer) {
         self.answered += 1;
-        self.running.remove(&number).map(|call| call.ask)
+        let Some(mut matter) = self.close(number) else { return };
+        if let Answer::Token(Err(error)) = &answer
+            && error.cause == Cause::DeadlineExceeded
+            && self.ask_again(&mut matter)
+        {
+            return;
+        }
+        let answer = match answer {
+            Answer::Token(result) => Answered::Token(result.map(Arc::new)),
+            Answer::Forgotten => Answered::Forgotten,
+            Answer::Description(result) => Answered::Description(result),
+        };
+        for caller in matter.callers {
+            let Some(caller) = self.remove_caller(caller) else {
+                continue;
+            };
+            match (caller.reply, &answer) {
+                (Reply::Token(reply), Answered::Token(result)) => drop(reply.send(result.clone())),
+                (Reply::Forgotten(reply), Answered::Forgotten) => drop(reply.send(Ok(()))),
+                (Reply::Description(reply), Answered::Description(result)) => drop(reply.send(result.clone())),
+                (reply, _) => reply.fail(Error::new(
+                    Cause::Internal,
+                    "The answer is to another question. Please report this.",
+                )),
+            }
+        }
     }
 
-    /// How many calls the component has answered.
-    pub(crate) fn answered(&self) -> u64 {
+    /// The component's time was that of those who had asked by then. Whoever came later and is more patient asks again, and
+    /// finds the request to the platform still under way. True when nobody is left to be told.
+    fn ask_again(&mut self, matter: &mut Matter) -> bool {
+        let asked_until = matter.asked_until;
+        let patient: Vec<u64> = matter
+            .callers
+            .extract_if(.., |caller| {
+                self.callers
+                    .get(caller)
+                    .is_some_and(|caller| Some(caller.deadline) > asked_until)
+            })
+            .collect();
+        if !patient.is_empty() {
+            let number = self.number();
+            for caller in &patient {
+                if let Some(caller) = self.callers.get_mut(caller) {
+                    caller.matter = number;
+                }
+            }
+            let again = Matter {
+                question: matter.question.clone(),
+                callers: patient,
+                shared: matter.shared.clone(),
+                asked_until: None,
+            };
+            if let Some(shared) = &again.shared {
+                self.joinable.entry(shared.clone()).or_insert(number);
+            }
+            self.matters.insert(number, again);
+            self.waiting.push_back(number);
+            self.arrived.notify_one();
+        }
+        matter.callers.is_empty()
+    }
+
+    /// How many questions the component has answered.
+    pub(super) fn answered(&self) -> u64 {
         self.answered
     }
 
-    /// Waits until some call is overdue; for ever when there is none.
-    pub(crate) fn next_deadline(desk: &RefCell<Self>) -> impl Future<Output = ()> + use<> {
-        let desk = desk.borrow();
-        let running = desk.running.values().map(|call| call.deadline + GRACE);
-        let earliest = running.chain(desk.waiting.iter().map(|call| call.deadline)).min();
+    /// Waits until something is overdue; for ever when nothing can be.
+    pub(super) fn next_deadline(desk: &RefCell<Self>) -> impl Future<Output = ()> + use<> {
+        let earliest = desk.borrow().timers.first().map(|(deadline, _)| *deadline);
         async move {
             match earliest {
                 Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
@@ -122,44 +314,239 @@ impl Desk {
         }
     }
 
-    /// Answers every call whose time is over. True when one of them was with the component, which then does not work.
-    pub(crate) fn turn_away_overdue(&mut self) -> bool {
+    /// Answers every call whose time is over. True when the component has not answered by then what it was asked, and so
+    /// does not work.
+    pub(super) fn turn_away_overdue(&mut self) -> bool {
         let now = Instant::now();
-        let overdue: VecDeque<Call>;
-        (overdue, self.waiting) = std::mem::take(&mut self.waiting)
-            .into_iter()
-            .partition(|call| call.deadline <= now);
-        for call in overdue {
-            call.fail(Error::new(
-                Cause::DeadlineExceeded,
-                "The caller's time ran out while waiting for its turn. A provider for WASI 0.2 answers one call at a time; \
-                 use the one for WASI 0.3, or allow more time.",
-            ));
-        }
-        let stuck: Vec<u64> = self
-            .running
-            .iter()
-            .filter(|(_, call)| call.deadline + GRACE <= now)
-            .map(|(number, _)| *number)
-            .collect();
-        for number in &stuck {
-            if let Some(call) = self.running.remove(number) {
-                call.fail(Error::new(
-                    Cause::DeadlineExceeded,
-                    "The caller's time ran out while waiting for the provider component, which did not answer and is replaced.",
-                ));
+        let mut stuck = false;
+        while let Some((deadline, timer)) = self.timers.first().copied().filter(|(deadline, _)| *deadline <= now) {
+            self.timers.pop_first();
+            match timer {
+                Timer::Matter(number) => {
+                    stuck = true;
+                    if let Some(matter) = self.close(number) {
+                        for caller in matter.callers {
+                            self.turn_away(caller, "the provider component, which did not answer and is replaced.");
+                        }
+                    }
+                }
+                Timer::Caller(caller) => self.caller_is_due(caller, deadline),
             }
         }
-        !stuck.is_empty()
+        stuck
+    }
+
+    fn caller_is_due(&mut self, number: u64, deadline: Instant) {
+        let Some(caller) = self.callers.get(&number) else {
+            return;
+        };
+        let asked_until = self.matters.get(&caller.matter).and_then(|matter| matter.asked_until);
+        match asked_until {
+            None => self.turn_away(
+                number,
+                "its turn. A provider for WASI 0.2 answers one call at a time, one for WASI 0.3 a thousand; or it is being replaced.",
+            ),
+            Some(asked_until) if deadline < asked_until => {
+                self.turn_away(number, "the platform's reply, which other callers go on waiting for.");
+            }
+            // The component answers about now, and says what it was waiting for. Should it not, the matter's timer comes.
+            Some(_) => {}
+        }
+    }
+
+    fn turn_away(&mut self, caller: u64, waiting_for: &str) {
+        if let Some(caller) = self.remove_caller(caller) {
+            let message = format!("The caller's time ran out while waiting for {waiting_for}");
+            caller.reply.fail(Error::new(Cause::DeadlineExceeded, message));
+        }
     }
 
     /// Answers every call that was with a component that failed.
-    pub(crate) fn turn_away_running(&mut self, failure: &str) {
-        for (_, call) in std::mem::take(&mut self.running) {
-            call.fail(Error::new(
-                Cause::Internal,
-                format!("The provider component failed and is replaced: {failure}. Ask again."),
-            ));
+    pub(super) fn turn_away_running(&mut self, failure: &str) {
+        let asked = |(number, matter): (&u64, &Matter)| matter.asked_until.map(|_| *number);
+        let running: Vec<u64> = self.matters.iter().filter_map(asked).collect();
+        for matter in running
+            .into_iter()
+            .filter_map(|number| self.close(number))
+            .collect::<Vec<_>>()
+        {
+            for caller in matter.callers {
+                if let Some(caller) = self.remove_caller(caller) {
+                    let message = format!("The provider component failed and is replaced: {failure}. Ask again.");
+                    caller.reply.fail(Error::new(Cause::Internal, message));
+                }
+            }
         }
+    }
+
+    fn remove_caller(&mut self, number: u64) -> Option<Caller> {
+        let caller = self.callers.remove(&number)?;
+        self.timers.remove(&(caller.deadline, Timer::Caller(number)));
+        Some(caller)
+    }
+
+    /// Takes a matter off the desk. Its callers stay until each has its answer.
+    fn close(&mut self, number: u64) -> Option<Matter> {
+        let matter = self.matters.remove(&number)?;
+        if let Some(asked_until) = matter.asked_until {
+            self.timers.remove(&(asked_until + GRACE, Timer::Matter(number)));
+        }
+        if let Some(shared) = &matter.shared
+            && self.joinable.get(shared) == Some(&number)
+        {
+            self.joinable.remove(shared);
+        }
+        Some(matter)
+    }
+}
+
+/// An answer that can be given more than once.
+enum Answered {
+    Token(Result<Arc<AccessToken>, Error>),
+    Forgotten,
+    Description(Result<SourceDescription, Error>),
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
+
+    use super::*;
+    use managed_identity_provider::secret::Secret;
+    use oneshot::Receiver;
+
+    type TokenAnswer = Receiver<Result<Arc<AccessToken>, Error>>;
+
+    fn ask(desk: &mut Desk, request: TokenRequest) -> TokenAnswer {
+        let (reply, answer) = oneshot::channel();
+        desk.accept(Call::new(Ask::Token(Box::new(request), reply)));
+        answer
+    }
+
+    fn request(audience: &str, seconds: u64) -> TokenRequest {
+        TokenRequest::new(audience).with_timeout(Duration::from_secs(seconds))
+    }
+
+    fn token() -> Answer {
+        Answer::Token(Ok(AccessToken {
+            token: Secret::from("t"),
+            token_type: "Bearer".to_owned(),
+            audience: "a".to_owned(),
+            expires_on: 2,
+            refresh_on: 1,
+            client_id: None,
+            source: "imds".to_owned(),
+            stale: false,
+        }))
+    }
+
+    fn too_late() -> Answer {
+        Answer::Token(Err(Error::new(Cause::DeadlineExceeded, "The guest's own words")))
+    }
+
+    fn cause(answer: &mut TokenAnswer) -> Cause {
+        answer.try_recv().unwrap().unwrap_err().cause
+    }
+
+    fn is_empty(desk: &Desk) -> bool {
+        desk.callers.is_empty() && desk.matters.is_empty() && desk.timers.is_empty() && desk.joinable.is_empty()
+    }
+
+    #[test]
+    fn callers_with_one_question_share_one_call_and_its_answer() {
+        let mut desk = Desk::default();
+        let mut answers: Vec<_> = (0..3).map(|_| ask(&mut desk, request("a", 5))).collect();
+        let (number, _) = desk.take_waiting().unwrap();
+        answers.push(ask(&mut desk, request("a", 5)));
+        assert!(desk.take_waiting().is_none());
+        desk.answer(number, token());
+        for answer in &mut answers {
+            assert!(answer.try_recv().unwrap().is_ok());
+        }
+        assert!(is_empty(&desk));
+    }
+
+    #[test]
+    fn what_differs_is_asked_for_separately() {
+        let mut desk = Desk::default();
+        let _answers = [
+            ask(&mut desk, request("a", 5)),
+            ask(&mut desk, request("b", 5)),
+            ask(&mut desk, request("a", 5).with_identity(Identity::SystemAssigned)),
+            ask(&mut desk, request("a", 5).with_claims("{}")),
+            ask(&mut desk, request("a", 5).with_rejected_token(Secret::from("t"))),
+            ask(&mut desk, request("a", 5).with_rejected_token(Secret::from("t"))),
+        ];
+        let questions = std::iter::from_fn(|| desk.take_waiting()).count();
+        assert_eq!(questions, 6);
+    }
+
+    #[test]
+    fn who_is_more_patient_than_those_before_asks_again() {
+        let mut desk = Desk::default();
+        let mut first = ask(&mut desk, request("a", 5));
+        let (number, question) = desk.take_waiting().unwrap();
+        assert!(matches!(question, Question::Token(_, time_left) if time_left <= Duration::from_secs(5)));
+        let mut patient = ask(&mut desk, request("a", 50));
+        desk.answer(number, too_late());
+        assert_eq!(cause(&mut first), Cause::DeadlineExceeded);
+        let (number, question) = desk.take_waiting().unwrap();
+        assert!(matches!(question, Question::Token(_, time_left) if time_left > Duration::from_secs(40)));
+        let mut joined = ask(&mut desk, request("a", 50));
+        desk.answer(number, token());
+        assert!(patient.try_recv().unwrap().is_ok() && joined.try_recv().unwrap().is_ok());
+        assert!(is_empty(&desk));
+    }
+
+    #[test]
+    fn who_is_less_patient_leaves_without_the_others() {
+        let mut desk = Desk::default();
+        let mut patient = ask(&mut desk, request("a", 50));
+        let (number, _) = desk.take_waiting().unwrap();
+        let mut impatient = ask(&mut desk, request("a", 0));
+        assert!(!desk.turn_away_overdue());
+        assert_eq!(cause(&mut impatient), Cause::DeadlineExceeded);
+        desk.answer(number, token());
+        assert!(patient.try_recv().unwrap().is_ok());
+        assert!(is_empty(&desk));
+    }
+
+    #[test]
+    fn who_asks_after_a_forget_joins_nobody_who_asked_before_it() {
+        let mut desk = Desk::default();
+        let _before = ask(&mut desk, request("a", 5));
+        assert!(desk.take_waiting().is_some());
+        let (reply, _forgotten) = oneshot::channel();
+        desk.accept(Call::new(Ask::Forget(None, reply)));
+        let _after = ask(&mut desk, request("a", 5));
+        assert!(matches!(desk.take_waiting(), Some((_, Question::Forget(None)))));
+        assert!(matches!(desk.take_waiting(), Some((_, Question::Token(..)))));
+    }
+
+    #[test]
+    fn a_call_that_never_gets_its_turn_is_told_so_and_not_made() {
+        let mut desk = Desk::default();
+        let mut late = ask(&mut desk, request("a", 0));
+        assert!(!desk.turn_away_overdue());
+        let error = late.try_recv().unwrap().unwrap_err();
+        assert!(
+            error.cause == Cause::DeadlineExceeded && error.message.contains("its turn"),
+            "{error}"
+        );
+        assert!(desk.take_waiting().is_none() && is_empty(&desk));
+    }
+
+    #[test]
+    fn a_failed_component_fails_those_who_were_with_it_and_no_others() {
+        let mut desk = Desk::default();
+        let mut running = ask(&mut desk, request("a", 5));
+        assert!(desk.take_waiting().is_some());
+        let mut waiting = ask(&mut desk, request("b", 5));
+        desk.turn_away_running("it trapped");
+        assert_eq!(cause(&mut running), Cause::Internal);
+        assert!(waiting.try_recv().is_err());
+        let (number, _) = desk.take_waiting().unwrap();
+        desk.answer(number, token());
+        assert!(waiting.try_recv().unwrap().is_ok() && is_empty(&desk));
     }
 }

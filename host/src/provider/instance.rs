@@ -3,32 +3,40 @@
 use super::Surroundings;
 use super::component::{Compiled, WasiVersion};
 use super::cpu::Meter;
-use super::desk::{Ask, Desk};
+use super::desk::{Answer, Desk, Question};
 use crate::bindings::{v0_2, v0_3};
 use crate::outbound::OutboundHooks;
-use crate::token::{AccessToken, SourceDescription, TokenRequest};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use managed_identity_provider::error::Error;
 use std::cell::RefCell;
 use std::sync::Arc;
-use std::time::Duration;
 use wasmtime::component::{Accessor, Linker, ResourceTable};
 use wasmtime::{Engine, Store, StoreLimits, StoreLimitsBuilder};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
-/// How many bytes the component may hand to the host in one call. Its largest request is a few kilobytes.
-const HOSTCALL_FUEL: usize = 1024 * 1024;
+/// How many bytes the component may hand to the host in one call. The largest thing is a token, of at most 64 KiB.
+const HOSTCALL_FUEL: usize = 80 * 1024;
 
-/// How many calls run side by side in one instance; more wait for their turn.
-const MOST_CALLS: usize = 10_000;
+/// How many calls run side by side in one instance; more wait for their turn. Equal calls count once. The engine takes a
+/// time for each call that grows with their number, so that a thousand at once take a second and ten thousand a minute.
+const MOST_CALLS: usize = 1_000;
 
-/// How many handles the component may hold: a call holds fewer than ten.
+/// How many handles the component may hold: a call holds fewer than a dozen.
 const MOST_HANDLES: usize = 16 * MOST_CALLS;
 
 /// How many bytes of random numbers the component may ask for at once. It draws eight, for jitter.
 const MOST_RANDOM_BYTES: u64 = 4096;
+
+/// How many things of `wasi:http`, `wasi:io` and the like the component may hold. It needs two for each reply that is being
+/// read, and no more are than [`OutboundConfig::concurrent_requests`]. The largest are requests that it does not send:
+/// authority and method may each be as long as one call permits and the path 64 KiB, which makes 90 MiB in all.
+///
+/// [`OutboundConfig::concurrent_requests`]: crate::outbound::OutboundConfig::concurrent_requests
+const MOST_RESOURCES: usize = 384;
+
+/// How many bytes the header fields of one request may have, in memory. Those of the largest have a few kilobytes.
+const FIELDS_LIMIT: usize = 16 * 1024;
 
 /// The bounds of one instance.
 pub(super) struct Limits {
@@ -82,11 +90,15 @@ fn store(compiled: &Compiled, surroundings: &Surroundings, limits: &Limits) -> S
         .allow_udp(false)
         .max_random_size(MOST_RANDOM_BYTES)
         .build();
+    let mut http = WasiHttpCtx::new();
+    http.set_field_size_limit(FIELDS_LIMIT);
+    let mut table = ResourceTable::new();
+    table.set_max_capacity(MOST_RESOURCES);
     let world = World {
         wasi,
-        http: WasiHttpCtx::new(),
+        http,
         hooks: OutboundHooks::new(surroundings.outbound.clone()),
-        table: ResourceTable::new(),
+        table,
         limits: StoreLimitsBuilder::new().memory_size(limits.memory).build(),
     };
     let mut store = Store::new(compiled.instance.engine(), world);
@@ -122,12 +134,11 @@ async fn drive_0_2(compiled: &Compiled, mut store: Store<World>, desk: &RefCell<
         .await?;
     let provider = instance.cloud_identity_managed_identity();
     loop {
-        let number = Desk::next(desk).await;
-        let answer = match question(desk, number) {
+        let (number, question) = Desk::next(desk).await;
+        let answer = match question {
             Question::Token(request, time_left) => {
-                let result = provider
-                    .call_get_token(&mut store, &v0_2::request(&request, time_left))
-                    .await?;
+                let request = v0_2::request(&request, time_left);
+                let result = provider.call_get_token(&mut store, &request).await?;
                 Answer::Token(result.map(v0_2::access_token).map_err(v0_2::error))
             }
             Question::Forget(audience) => {
@@ -138,9 +149,8 @@ async fn drive_0_2(compiled: &Compiled, mut store: Store<World>, desk: &RefCell<
                 let result = provider.call_describe_source(&mut store).await?;
                 Answer::Description(result.map(v0_2::description).map_err(v0_2::error))
             }
-            Question::Gone => continue,
         };
-        reply(desk, number, answer);
+        desk.borrow_mut().answer(number, answer);
     }
 }
 
@@ -154,9 +164,12 @@ async fn drive_0_3(compiled: &Compiled, mut store: Store<World>, desk: &RefCell<
             let mut running = FuturesUnordered::new();
             loop {
                 tokio::select! {
-                    Some(result) = running.next() => result?,
-                    number = Desk::next(desk), if running.len() < MOST_CALLS => {
-                        running.push(put_0_3(accessor, provider, desk, number));
+                    Some(answered) = running.next() => {
+                        let (number, answer) = answered?;
+                        desk.borrow_mut().answer(number, answer);
+                    }
+                    (number, question) = Desk::next(desk), if running.len() < MOST_CALLS => {
+                        running.push(put_0_3(accessor, provider, number, question));
                     }
                 }
             }
@@ -167,14 +180,13 @@ async fn drive_0_3(compiled: &Compiled, mut store: Store<World>, desk: &RefCell<
 async fn put_0_3(
     accessor: &Accessor<World>,
     provider: &v0_3::exports::cloud::identity::managed_identity::Guest,
-    desk: &RefCell<Desk>,
     number: u64,
-) -> wasmtime::Result<()> {
-    let answer = match question(desk, number) {
+    question: Question,
+) -> wasmtime::Result<(u64, Answer)> {
+    let answer = match question {
         Question::Token(request, time_left) => {
-            let result = provider
-                .call_get_token(accessor, v0_3::request(&request, time_left))
-                .await?;
+            let request = v0_3::request(&request, time_left);
+            let result = provider.call_get_token(accessor, request).await?;
             Answer::Token(result.map(v0_3::access_token).map_err(v0_3::error))
         }
         Question::Forget(audience) => {
@@ -185,44 +197,6 @@ async fn put_0_3(
             let result = provider.call_describe_source(accessor).await?;
             Answer::Description(result.map(v0_3::description).map_err(v0_3::error))
         }
-        Question::Gone => return Ok(()),
     };
-    reply(desk, number, answer);
-    Ok(())
-}
-
-/// What the call with a number asks, copied off the desk.
-enum Question {
-    Token(Box<TokenRequest>, Duration),
-    Forget(Option<String>),
-    Describe,
-    Gone,
-}
-
-fn question(desk: &RefCell<Desk>, number: u64) -> Question {
-    let desk = desk.borrow();
-    match desk.running(number) {
-        None => Question::Gone,
-        Some(call) => match call.ask() {
-            Ask::Token(request, _) => Question::Token(request.clone(), call.time_left()),
-            Ask::Forget(audience, _) => Question::Forget(audience.clone()),
-            Ask::Describe(_) => Question::Describe,
-        },
-    }
-}
-
-enum Answer {
-    Token(Result<AccessToken, Error>),
-    Forgotten,
-    Description(Result<SourceDescription, Error>),
-}
-
-fn reply(desk: &RefCell<Desk>, number: u64, answer: Answer) {
-    // A caller that stopped waiting is no longer on the desk, or no longer listens; both are fine.
-    match (desk.borrow_mut().finish(number), answer) {
-        (Some(Ask::Token(_, reply)), Answer::Token(result)) => drop(reply.send(result)),
-        (Some(Ask::Forget(_, reply)), Answer::Forgotten) => drop(reply.send(Ok(()))),
-        (Some(Ask::Describe(reply)), Answer::Description(result)) => drop(reply.send(result)),
-        _ => {}
-    }
+    Ok((number, answer))
 }

@@ -305,6 +305,20 @@ async fn what_is_not_http_1_is_a_protocol_error() {
 }
 
 #[tokio::test]
+async fn bytes_that_add_up_to_no_reply_are_cut_off() {
+    let interim = Act::Flood(Vec::new(), b"HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n".repeat(20));
+    let zeros = Act::Flood(
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n".to_vec(),
+        b"0".repeat(4096),
+    );
+    for act in [interim, zeros] {
+        let (error, code) = failure(act, OutboundConfig::default(), RequestOptions::default()).await;
+        assert!(matches!(error, OutboundError::Flood { .. }), "{error:?}");
+        assert!(code.starts_with("HttpResponseBodySize"), "{code}");
+    }
+}
+
+#[tokio::test]
 async fn silence_before_the_reply_ends_in_time() {
     let options = RequestOptions {
         first_byte_timeout: Some(SHORT),
@@ -314,7 +328,6 @@ async fn silence_before_the_reply_ends_in_time() {
         Act::Hold(Vec::new()),
         Act::Hold(b"HTTP/1.1 200 OK\r\n".to_vec()),
         Act::Hold(b"HTTP/1.1 100 Continue\r\n\r\n".to_vec()),
-        Act::Flood(Vec::new(), b"HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n".repeat(20)),
     ] {
         let (error, code) = failure(act, OutboundConfig::default(), options).await;
         assert!(

@@ -1,0 +1,97 @@
+//! What a token costs: `./x bench`. Times are of this machine; compare ratios, and runs on one machine.
+
+#![expect(clippy::print_stdout, reason = "a benchmark prints its results")]
+
+use managed_identity_emulator::{Emulator, EmulatorConfig, Fault, Source};
+use managed_identity_host::{Broker, TokenRequest, WasiVersion};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+const AUDIENCE: &str = "https://vault.azure.net";
+const ROUNDS: usize = 9;
+const CALLS: u32 = 2_000;
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()?;
+    runtime.block_on(run())
+}
+
+async fn run() -> Result<(), Box<dyn std::error::Error>> {
+    let emulator = Emulator::start(EmulatorConfig::default())?;
+    let cache = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("compiled");
+    println!(
+        "{:<8} {:>14} {:>14} {:>18}",
+        "provider", "start", "first token", "cached, one call"
+    );
+    for (name, version) in [("0.2", WasiVersion::V0_2), ("0.3", WasiVersion::V0_3)] {
+        let build = || {
+            Broker::builder()
+                .environment(emulator.environment_for(Source::AppService))
+                .wasi(version)
+                .compilation_cache(Some(cache.clone()))
+                .build()
+        };
+        // Fills the compilation cache, so that what follows is a second start.
+        build()?.token(&TokenRequest::new(AUDIENCE)).await?;
+        let (mut starts, mut firsts, mut cached) = (Vec::new(), Vec::new(), Vec::new());
+        for _ in 0..ROUNDS {
+            let begun = Instant::now();
+            let broker = build()?;
+            starts.push(begun.elapsed());
+            let request = TokenRequest::new(AUDIENCE);
+            let begun = Instant::now();
+            broker.token(&request).await?;
+            firsts.push(begun.elapsed());
+            let begun = Instant::now();
+            for _ in 0..CALLS {
+                broker.token(&request).await?;
+            }
+            cached.push(begun.elapsed() / CALLS);
+        }
+        println!(
+            "{name:<8} {:>14.1?} {:>14.1?} {:>18.1?}",
+            median(starts),
+            median(firsts),
+            median(cached)
+        );
+    }
+    println!("medians of {ROUNDS} rounds; the platform is an emulator on loopback; a cached call crosses two threads");
+    println!(
+        "\n{:>8} {:>10} {:>10} {:>12}",
+        "callers", "audiences", "requests", "all answered"
+    );
+    emulator.add_fault(Fault::delay(Duration::from_millis(100)));
+    for (callers, audiences) in [(1, 1), (1_000, 1), (2_000, 1), (4_000, 1), (10_000, 1), (1_000, 100)] {
+        emulator.clear_requests();
+        let broker = Broker::builder()
+            .environment(emulator.environment_for(Source::AppService))
+            .compilation_cache(Some(cache.clone()))
+            .build()?;
+        let requests: Vec<_> = (0..audiences)
+            .map(|number| TokenRequest::new(format!("https://audience-{number}.example")))
+            .collect();
+        let begun = Instant::now();
+        let calls = (0..callers).map(|number| broker.token(&requests[number % audiences]));
+        for result in futures_util::future::join_all(calls).await {
+            if let Err(error) = result {
+                println!("{error}");
+                break;
+            }
+        }
+        println!(
+            "{callers:>8} {audiences:>10} {:>10} {:>12.1?}",
+            emulator.stats().requests,
+            begun.elapsed()
+        );
+    }
+    emulator.shutdown().await;
+    Ok(())
+}
+
+fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort();
+    times[times.len() / 2]
+}

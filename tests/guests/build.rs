@@ -1,0 +1,29 @@
+//! Builds the components that tests run.
+
+use std::env;
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use managed_identity_guest_build::{Guest, report};
+
+/// The variable that names the component to `env!`, and the guest's feature.
+const HOSTILE: [(&str, &str); 2] = [("HOSTILE_0_2", "wasi-0-2"), ("HOSTILE_0_3", "wasi-0-3")];
+
+fn main() -> ExitCode {
+    report(build())
+}
+
+fn build() -> Result<()> {
+    println!("cargo::rerun-if-changed=build.rs");
+    let out_dir = env::var("OUT_DIR").context("cargo sets OUT_DIR for build scripts")?;
+    for (variable, feature) in HOSTILE {
+        let component = Guest::new("hostile", "managed-identity-hostile-guest")
+            .features([feature])
+            .build(Path::new(&out_dir))?;
+        println!("cargo::rustc-env={variable}={}", component.display());
+    }
+    let example = Guest::new("../../examples/guests/rust", "example-guest-rust").build(Path::new(&out_dir))?;
+    println!("cargo::rustc-env=EXAMPLE_RUST={}", example.display());
+    Ok(())
+}

@@ -1,0 +1,10 @@
+//! Components that tests run: some in the place of the provider, some as its client.
+
+/// `examples/guests/rust`.
+pub const EXAMPLE_RUST: &[u8] = include_bytes!(env!("EXAMPLE_RUST"));
+
+/// The hostile guest for WASI 0.2. Its crate says what it can be told to do.
+pub const HOSTILE_0_2: &[u8] = include_bytes!(env!("HOSTILE_0_2"));
+
+/// The hostile guest for WASI 0.3.
+pub const HOSTILE_0_3: &[u8] = include_bytes!(env!("HOSTILE_0_3"));

@@ -1,0 +1,7 @@
+//! What the end-to-end tests share: an emulated platform, a server that misbehaves, the command, brokers.
+#![allow(dead_code, reason = "each test takes the parts that it needs")]
+
+pub(crate) mod brokers;
+pub(crate) mod emulated;
+pub(crate) mod program;
+pub(crate) mod server;

@@ -42,7 +42,7 @@ pub struct TokenRequest {
     pub claims: Option<String>,
     /// A token that the audience has just rejected; it is never returned again.
     pub rejected_token: Option<Secret>,
-    /// How long the caller waits; 90 seconds when absent. Counted in milliseconds, from the call on.
+    /// How long the caller waits; 90 seconds when absent, and at most an hour. Counted in milliseconds, from the call on.
     pub timeout: Option<Duration>,
 }
 

@@ -60,7 +60,7 @@ pub(crate) struct TokenArguments {
     #[arg(long, value_name = "CHALLENGE")]
     pub(crate) claims: Option<String>,
 
-    /// How long to wait, such as `30s`, `500ms` or `1m30s`
+    /// How long to wait, such as `30s`, `500ms` or `1m30s`; at most an hour
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
     pub(crate) timeout: Duration,
 

@@ -15,19 +15,41 @@ pub const VARIABLES: &[&str] = &[
     "MSI_SECRET",
 ];
 
+/// Where the agent of Azure Arc leaves its keys on Linux.
+pub const ARC_DIRECTORY: &str = "/var/opt/azcmagent/tokens";
+
 /// The environment as detection sees it: an empty variable counts as unset.
 #[derive(Clone, Default)]
-pub struct Environment(Vec<(String, String)>);
+pub struct Environment {
+    variables: Vec<(String, String)>,
+    arc_agent: bool,
+}
 
 impl Environment {
     /// Keeps the [`VARIABLES`] that have a value.
     pub fn new(variables: impl IntoIterator<Item = (String, String)>) -> Self {
-        Self(
-            variables
+        Self {
+            variables: variables
                 .into_iter()
                 .filter(|(name, value)| VARIABLES.contains(&name.as_str()) && !value.is_empty())
                 .collect(),
-        )
+            arc_agent: false,
+        }
+    }
+
+    /// The same environment on a machine where the agent of Azure Arc is installed, or not. Installed, it need not be
+    /// announced by variables. A host knows it by the agent's program; the component, by being granted
+    /// [`ARC_DIRECTORY`] or its counterpart on Windows.
+    #[must_use]
+    pub fn with_arc_agent(mut self, installed: bool) -> Self {
+        self.arc_agent = installed;
+        self
+    }
+
+    /// Whether the agent of Azure Arc is installed.
+    #[must_use]
+    pub fn has_arc_agent(&self) -> bool {
+        self.arc_agent
     }
 
     /// The value of a variable that is set and not empty.
@@ -45,6 +67,8 @@ impl Environment {
 
     /// The variables that are set, for handing on.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+        self.variables
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()))
     }
 }

@@ -25,6 +25,12 @@ pub trait Platform: 'static {
     /// Waits.
     fn sleep(&self, duration: Duration) -> impl Future<Output = ()>;
 
+    /// Reads a file in which the platform leaves a credential.
+    fn read_file(&self, file: &CredentialFile) -> impl Future<Output = Result<Zeroizing<Vec<u8>>, FileFault>>;
+
+    /// The directories that may be read, as absolute paths.
+    fn directories(&self) -> Vec<String>;
+
     /// The wall clock, in whole seconds since 1970-01-01T00:00:00Z. It may jump.
     fn unix_time(&self) -> u64;
 
@@ -76,6 +82,54 @@ impl HttpRequest {
             .filter_map(secret)
             .chain(self.body.clone())
             .collect()
+    }
+}
+
+/// Where the platform leaves a credential.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CredentialFile {
+    /// The directory, as an absolute path in the notation of the platform, without a separator at its end.
+    pub directory: String,
+    /// The name of the file in that directory: one component of a path.
+    pub name: String,
+    /// The most bytes that it may have.
+    pub limit: usize,
+    /// Whether it may be a symbolic link to elsewhere in the same directory, as Kubernetes' projected volumes have it.
+    pub may_be_link: bool,
+}
+
+/// Why a credential file cannot be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FileFault {
+    /// The host gives no access to its directory.
+    NotGranted,
+    /// It is not there.
+    NotFound,
+    /// It is a symbolic link, or leads out of its directory.
+    Link,
+    /// It is a directory, a device or the like.
+    NotAFile,
+    /// It has more bytes than the limit.
+    TooLarge,
+    /// The system forbids it.
+    Forbidden,
+    /// Reading failed in another way.
+    Failed,
+}
+
+impl FileFault {
+    /// What is wrong, as the end of a sentence that begins with the file.
+    #[must_use]
+    pub fn description(self) -> &'static str {
+        match self {
+            Self::NotGranted => "is in a directory to which the host gives no access",
+            Self::NotFound => "does not exist",
+            Self::Link => "is a symbolic link, or leads out of its directory",
+            Self::NotAFile => "is no regular file",
+            Self::TooLarge => "has more bytes than such a credential can have",
+            Self::Forbidden => "may not be read by this user",
+            Self::Failed => "cannot be read",
+        }
     }
 }
 

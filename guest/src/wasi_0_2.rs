@@ -4,7 +4,7 @@ mod executor;
 
 use crate::engine::Engine;
 use crate::error::{Cause, Error};
-use crate::platform::{HttpReply, HttpRequest, Method, Platform, TransportFault};
+use crate::platform::{CredentialFile, FileFault, HttpReply, HttpRequest, Method, Platform, TransportFault};
 use executor::{block_on, ready, spawn};
 use futures_util::future::LocalBoxFuture;
 use std::time::Duration;
@@ -89,6 +89,14 @@ impl Platform for Wasi {
             }
             ready(pending.subscribe()).await;
         }
+    }
+
+    async fn read_file(&self, _: &CredentialFile) -> Result<Zeroizing<Vec<u8>>, FileFault> {
+        Err(FileFault::NotGranted)
+    }
+
+    fn directories(&self) -> Vec<String> {
+        Vec::new()
     }
 
     async fn sleep(&self, duration: Duration) {

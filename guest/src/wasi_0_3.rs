@@ -1,7 +1,7 @@
 //! The component for WASI 0.3: calls run side by side in one instance, and work goes on after a call has returned.
 
 use crate::engine::Engine;
-use crate::platform::{HttpReply, HttpRequest, Method, Platform, TransportFault};
+use crate::platform::{CredentialFile, FileFault, HttpReply, HttpRequest, Method, Platform, TransportFault};
 use futures_util::future::LocalBoxFuture;
 use std::time::Duration;
 use wasip3::clocks::{monotonic_clock, system_clock};
@@ -67,6 +67,14 @@ impl Platform for Wasi {
         let (request, _sent) = outgoing(request)?;
         let response = client::send(request).await.map_err(fault)?;
         incoming(response, limit).await
+    }
+
+    async fn read_file(&self, _: &CredentialFile) -> Result<Zeroizing<Vec<u8>>, FileFault> {
+        Err(FileFault::NotGranted)
+    }
+
+    fn directories(&self) -> Vec<String> {
+        Vec::new()
     }
 
     async fn sleep(&self, duration: Duration) {

@@ -9,6 +9,8 @@ mod recognised;
 
 use crate::environment::Environment;
 use crate::error::{Cause, Error};
+#[cfg(not(target_arch = "wasm32"))]
+use crate::platform::Method;
 use crate::platform::{HttpReply, HttpRequest};
 use crate::request::{Audience, Identity, guid};
 use crate::retry::RetryPolicy;
@@ -20,6 +22,18 @@ pub trait Source {
 
     /// The address that is asked, without query or secret.
     fn endpoint(&self) -> String;
+
+    /// What a host has to grant.
+    #[cfg(not(target_arch = "wasm32"))]
+    fn needs(&self) -> Needs {
+        Needs {
+            url: self.endpoint(),
+            method: Method::Get,
+            trust: Trust::Address,
+            public: false,
+            directory: None,
+        }
+    }
 
     /// The request for one token.
     ///
@@ -39,6 +53,55 @@ pub trait Source {
     fn failure(&self, _reply: &HttpReply) -> Option<Error> {
         None
     }
+}
+
+/// What a source needs of a host. Nothing else has to be granted.
+#[cfg(not(target_arch = "wasm32"))]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Needs {
+    /// The URL that requests go to, without query.
+    pub url: String,
+    /// The method of those requests.
+    pub method: Method,
+    /// By what the endpoint is known to be the right one, beyond its address.
+    pub trust: Trust,
+    /// Whether the endpoint is a public one of the cloud itself. All others are local: whatever the environment names at
+    /// a public address is a mistake or an attack.
+    pub public: bool,
+    /// The directory in which the platform leaves a credential, readable and nothing else.
+    pub directory: Option<String>,
+}
+
+/// By what an endpoint proves that it is the right one.
+#[cfg(not(target_arch = "wasm32"))]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Trust {
+    /// By its address alone: `http`.
+    Address,
+    /// By a certificate of an authority that the system trusts.
+    SystemRoots,
+    /// By having exactly the certificate with this SHA-1 digest, self-signed as it may be.
+    Thumbprint([u8; 20]),
+    /// By a certificate of exactly this authority.
+    Authority {
+        /// Where its certificate comes from.
+        certificate: AuthorityCertificate,
+        /// The name that the certificate has to be for, and that is sent as server name indication (SNI), when it is not
+        /// the host of the URL.
+        server_name: Option<String>,
+    },
+}
+
+/// The certificate of an authority, in PEM.
+#[cfg(not(target_arch = "wasm32"))]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AuthorityCertificate {
+    /// Those that the system trusts.
+    System,
+    /// In this file, which is replaced from time to time.
+    File(String),
+    /// The text itself.
+    Data(String),
 }
 
 /// What one detector says of the environment.

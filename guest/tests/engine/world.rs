@@ -1,7 +1,9 @@
 //! A platform in which nothing happens by itself: replies are scripted, and the clock moves only when all else waits.
 
 use futures_util::future::LocalBoxFuture;
-use managed_identity_provider::platform::{HttpReply, HttpRequest, Platform, TransportFault};
+use managed_identity_provider::platform::{
+    CredentialFile, FileFault, HttpReply, HttpRequest, Platform, TransportFault,
+};
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::pin::pin;
@@ -226,6 +228,14 @@ impl Platform for World {
         reply.result
     }
 
+    async fn read_file(&self, _: &CredentialFile) -> Result<Zeroizing<Vec<u8>>, FileFault> {
+        Err(FileFault::NotGranted)
+    }
+
+    fn directories(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     async fn sleep(&self, duration: Duration) {
         let deadline = self.elapsed() + duration;
         poll_fn(|_| {
@@ -273,6 +283,14 @@ impl Platform for Inline {
 
     async fn send(&self, request: HttpRequest, limit: usize) -> Result<HttpReply, TransportFault> {
         self.0.send(request, limit).await
+    }
+
+    async fn read_file(&self, file: &CredentialFile) -> Result<Zeroizing<Vec<u8>>, FileFault> {
+        self.0.read_file(file).await
+    }
+
+    fn directories(&self) -> Vec<String> {
+        self.0.directories()
     }
 
     async fn sleep(&self, duration: Duration) {

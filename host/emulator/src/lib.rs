@@ -77,6 +77,7 @@ mod reply;
 mod server;
 pub mod settings;
 mod throttle;
+pub mod tls;
 mod token;
 mod unique;
 mod world;

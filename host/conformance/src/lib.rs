@@ -1,0 +1,1 @@
+//! Language-neutral conformance cases for managed-identity clients, and what replays them.

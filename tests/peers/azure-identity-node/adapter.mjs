@@ -9,14 +9,15 @@ const credentials = new Map();
 
 // The client asks the address in this variable for /metadata/identity/oauth2/token/, and the fixed address for the same
 // path without the last slash. Most who use it use the fixed address: that request is the one to hold against the cases.
-const imds = environment.AZURE_POD_IDENTITY_AUTHORITY_HOST;
+// Nothing listens at port 1: a case that gives no metadata service shall not reach that of the machine it is run on.
+const imds = environment.AZURE_POD_IDENTITY_AUTHORITY_HOST || "http://127.0.0.1:1";
 delete environment.AZURE_POD_IDENTITY_AUTHORITY_HOST;
 
 const transport = createDefaultHttpClient();
 const httpClient = {
   sendRequest(request) {
     const url = new URL(request.url);
-    if (imds && url.hostname === "169.254.169.254") request.url = imds.replace(/\/$/, "") + url.pathname + url.search;
+    if (url.hostname === "169.254.169.254") request.url = imds.replace(/\/$/, "") + url.pathname + url.search;
     return transport.sendRequest(request);
   },
 };

@@ -6,6 +6,9 @@ import sys
 
 from azure.identity import ManagedIdentityCredential, WorkloadIdentityCredential
 
+# Nothing listens here. A case that gives no metadata service shall not reach that of the machine it is run on.
+os.environ.setdefault("AZURE_POD_IDENTITY_AUTHORITY_HOST", "http://127.0.0.1:1")
+
 credentials = {}
 
 

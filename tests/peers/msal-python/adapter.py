@@ -8,6 +8,9 @@ import time
 import msal
 import requests
 
+# Nothing listens here. A case that gives no metadata service shall not reach that of the machine it is run on.
+os.environ.setdefault("AZURE_POD_IDENTITY_AUTHORITY_HOST", "http://127.0.0.1:1")
+
 clients = {}
 
 

@@ -12,8 +12,10 @@ use serde_json::{Value, json};
 
 type Failure = Box<dyn std::error::Error>;
 
-/// The client's own transport, with the fixed address of the instance metadata service moved to where the variable of the
-/// other clients says: this one has no override.
+/// Nothing listens here. A case that gives no metadata service shall not reach that of the machine it is run on.
+const NOWHERE: &str = "http://127.0.0.1:1";
+
+/// The client's own transport, with the fixed address of the metadata service moved: there is no variable for it.
 #[derive(Debug)]
 struct MovedImds {
     transport: Arc<dyn HttpClient>,
@@ -27,24 +29,21 @@ impl HttpClient for MovedImds {
             return self.transport.execute_request(request).await;
         }
         let mut moved = request.clone();
-        let url = moved.url_mut();
-        url.set_host(self.imds.host_str())?;
-        url.set_port(self.imds.port())
-            .map_err(|()| io::Error::other("no place for a port"))?;
+        *moved.url_mut() = self.imds.join(&request.path_and_query())?;
         self.transport.execute_request(&moved).await
     }
 }
 
 fn client_options() -> Result<ClientOptions, Failure> {
-    let mut options = ClientOptions::default();
-    if let Some(imds) = set("AZURE_POD_IDENTITY_AUTHORITY_HOST") {
-        let moved = MovedImds {
-            transport: new_http_client(None),
-            imds: Url::parse(&imds)?,
-        };
-        options.transport = Some(Transport::new(Arc::new(moved)));
-    }
-    Ok(options)
+    let imds = set("AZURE_POD_IDENTITY_AUTHORITY_HOST").unwrap_or_else(|| NOWHERE.to_owned());
+    let moved = MovedImds {
+        transport: new_http_client(None),
+        imds: Url::parse(&imds)?,
+    };
+    Ok(ClientOptions {
+        transport: Some(Transport::new(Arc::new(moved))),
+        ..Default::default()
+    })
 }
 
 fn set(variable: &str) -> Option<String> {
@@ -65,11 +64,10 @@ fn new_credential(kind: &str, id: Option<String>) -> Result<Arc<dyn TokenCredent
         "resource-id" => id.map(UserAssignedId::ResourceId),
         _ => None,
     };
-    let client_options = client_options()?;
     if !in_workload_identity() {
         let options = ManagedIdentityCredentialOptions {
             user_assigned_id,
-            client_options,
+            client_options: client_options()?,
         };
         return Ok(ManagedIdentityCredential::new(Some(options))?);
     }
@@ -78,7 +76,9 @@ fn new_credential(kind: &str, id: Option<String>) -> Result<Arc<dyn TokenCredent
         None if kind == "platform-default" => None,
         _ => return Err(format!("WorkloadIdentityCredential has no option for the identity {kind}").into()),
     };
-    let credential_options = ClientAssertionCredentialOptions { client_options };
+    let credential_options = ClientAssertionCredentialOptions {
+        client_options: client_options()?,
+    };
     let options = WorkloadIdentityCredentialOptions {
         client_id,
         credential_options,

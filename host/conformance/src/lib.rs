@@ -1,1 +1,3 @@
 //! Language-neutral conformance cases for managed-identity clients, and what replays them.
+
+pub mod table;

@@ -116,7 +116,7 @@ impl Guest {
             .and_then(|encoder| encoder.encode())
             .with_context(|| format!("cannot encode guest `{}` as a component", self.package))?;
         let path = out_dir.join(self.file_name());
-        fs::write(&path, component).with_context(|| format!("cannot write {}", path.display()))?;
+        fs::write(&path, without_names(&component)?).with_context(|| format!("cannot write {}", path.display()))?;
         Ok(path)
     }
 
@@ -227,6 +227,39 @@ pub fn prebuilt(variable: &str) -> Result<Option<PathBuf>> {
     Ok(Some(path))
 }
 
+/// The component without the names of its inner parts. They serve whoever prints the component as text, and would be 7 KB
+/// of it.
+fn without_names(component: &[u8]) -> Result<Vec<u8>> {
+    const CUSTOM_SECTION: u8 = 0;
+    const NAMES: &[u8] = b"component-name";
+    let (preamble, mut rest) = component.split_at(COMPONENT_PREAMBLE.len());
+    let mut kept = preamble.to_vec();
+    while let Some((&id, after_id)) = rest.split_first() {
+        let (length, contents) = leb128(after_id).context("the component has a section without a length")?;
+        let (contents, after) = contents
+            .split_at_checked(length)
+            .context("the component ends within a section")?;
+        let name = leb128(contents).and_then(|(length, rest)| rest.get(..length));
+        if id != CUSTOM_SECTION || name != Some(NAMES) {
+            kept.extend_from_slice(&rest[..rest.len() - after.len()]);
+        }
+        rest = after;
+    }
+    Ok(kept)
+}
+
+/// An unsigned number of at most 32 bits in LEB128, as the binary format has them, and what follows it.
+fn leb128(bytes: &[u8]) -> Option<(usize, &[u8])> {
+    let mut number = 0;
+    for (index, byte) in bytes.iter().enumerate().take(5) {
+        number |= usize::from(byte & 0x7f) << (7 * index);
+        if byte & 0x80 == 0 {
+            return Some((number, &bytes[index + 1..]));
+        }
+    }
+    None
+}
+
 fn check_component(bytes: &[u8]) -> Result<()> {
     if bytes.starts_with(&COMPONENT_PREAMBLE) {
         Ok(())
@@ -314,6 +347,21 @@ mod tests {
     #![expect(clippy::unwrap_used, reason = "a failed set-up is a failed test")]
 
     use super::*;
+
+    #[test]
+    fn names_are_left_out_and_all_else_is_kept() {
+        let names = b"\x00\x10\x0ecomponent-name\x01";
+        let producers = b"\x00\x0b\x09producers\x00";
+        let types = b"\x07\x01\x00";
+        let component = |sections: &[&[u8]]| [&COMPONENT_PREAMBLE, &sections.concat()[..]].concat();
+        assert_eq!(
+            without_names(&component(&[types, names, producers])).unwrap(),
+            component(&[types, producers])
+        );
+        for broken in [&b"\x07"[..], b"\x07\x05\x00", b"\x07\xff\xff\xff\xff\xff"] {
+            assert!(without_names(&component(&[types, broken])).is_err(), "{broken:?}");
+        }
+    }
 
     #[test]
     fn dep_info_gives_its_files() {

@@ -9,10 +9,10 @@
 
 use crate::error::{Cause, Error};
 use crate::expiry::seconds;
+use crate::json::{Json, Object, field};
 use crate::reply::MAX_TOKEN_BYTES;
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
-use serde_json::{Map, Value};
 
 /// The claims that Microsoft Entra ID puts into access tokens, and the payload they were read from.
 /// Times are seconds since 1970.
@@ -53,18 +53,18 @@ pub struct Claims {
 /// `invalid-request` when `token` is not a JSON Web Token whose payload can be read. The message shows nothing of it.
 pub fn decode(token: &str) -> Result<Claims, Error> {
     let (object, json) = read_part(parts(token)?[1], "payload")?;
-    let text = |name: &str| object.get(name).and_then(Value::as_str).map(str::to_owned);
-    let time = |name: &str| object.get(name).and_then(seconds);
+    let text = |name: &str| field(&object, name).and_then(Json::as_text).map(str::to_owned);
+    let time = |name: &str| field(&object, name).and_then(seconds);
     Ok(Claims {
         issuer: text("iss"),
-        audiences: list(object.get("aud")),
+        audiences: list(field(&object, "aud")),
         subject: text("sub"),
         tenant_id: text("tid"),
         object_id: text("oid"),
         application_id: text("appid").or_else(|| text("azp")),
         resource_id: text("xms_mirid"),
         identity_type: text("idtyp"),
-        roles: list(object.get("roles")),
+        roles: list(field(&object, "roles")),
         issued_at: time("iat"),
         not_before: time("nbf"),
         expires_on: time("exp"),
@@ -115,7 +115,7 @@ fn parts(token: &str) -> Result<[&str; 3], Error> {
     Ok(std::array::from_fn(|_| parts.next().unwrap_or_default()))
 }
 
-fn read_part(part: &str, name: &str) -> Result<(Map<String, Value>, String), Error> {
+fn read_part(part: &str, name: &str) -> Result<(Object, String), Error> {
     let refuse = |what| refusal(&format!("the {name} of the token is not {what}; is the token whole?"));
     // RFC 7515 forbids the padding, some issuers of test tokens add it.
     let bytes = BASE64_URL_SAFE_NO_PAD
@@ -123,20 +123,20 @@ fn read_part(part: &str, name: &str) -> Result<(Map<String, Value>, String), Err
         .map_err(|_| refuse("base64url"))?;
     let json = String::from_utf8(bytes).map_err(|_| refuse("UTF-8 text"))?;
     match serde_json::from_str(&json) {
-        Ok(Value::Object(object)) => Ok((object, json)),
+        Ok(Json::Object(object)) => Ok((object, json)),
         Ok(_) => Err(refuse("a JSON object")),
         Err(_) => Err(refuse("JSON")),
     }
 }
 
 /// A claim that is a string or an array of strings.
-fn list(claim: Option<&Value>) -> Vec<String> {
+fn list(claim: Option<&Json>) -> Vec<String> {
     let items = match claim {
-        Some(Value::Array(items)) => items.as_slice(),
+        Some(Json::List(items)) => items.as_slice(),
         Some(item) => std::slice::from_ref(item),
         None => &[],
     };
-    items.iter().filter_map(Value::as_str).map(str::to_owned).collect()
+    items.iter().filter_map(Json::as_text).map(str::to_owned).collect()
 }
 
 fn refusal(message: &str) -> Error {

@@ -15,7 +15,7 @@
 //! What does not fit a form exactly is unreadable: a wrong guess here hands out dead tokens or throws live ones away.
 //! White space around a value is not part of it. The day of the week is not checked, everything else of a date is.
 
-use serde_json::Value;
+use crate::json::Json;
 use std::fmt;
 
 /// 9999-12-31T23:59:59Z, the last moment that all the date forms can write. Later ones are taken for garbage.
@@ -50,7 +50,7 @@ impl std::error::Error for ExpiryError {}
 /// # Errors
 ///
 /// When no field can be read, and when the moment is not after `now`.
-pub fn expiry(expires_in: Option<&Value>, expires_on: Option<&Value>, now: u64) -> Result<u64, ExpiryError> {
+pub fn expiry(expires_in: Option<&Json>, expires_on: Option<&Json>, now: u64) -> Result<u64, ExpiryError> {
     let moment = expires_in
         .and_then(seconds)
         .and_then(|lifetime| now.checked_add(lifetime))
@@ -67,17 +67,12 @@ pub fn expiry(expires_in: Option<&Value>, expires_on: Option<&Value>, now: u64) 
 /// A number of seconds, as `expires_in` and `refresh_in` have it: a JSON number or a decimal string, whose fraction is
 /// dropped. Signs and exponents in strings, negative numbers and whatever exceeds [`LATEST`] are refused.
 #[must_use]
-pub fn seconds(value: &Value) -> Option<u64> {
+pub fn seconds(value: &Json) -> Option<u64> {
     match value {
-        Value::Number(number) => {
-            let whole = number.as_u64().or_else(|| {
-                let float = number.as_f64()?;
-                // The comparison also refuses NaN; the bound makes the conversion exact.
-                (float.is_sign_positive() && float <= LATEST as f64).then_some(float as u64)
-            })?;
-            (whole <= LATEST).then_some(whole)
-        }
-        Value::String(text) => decimal(text.trim_ascii()),
+        Json::Whole(number) => (*number <= LATEST).then_some(*number),
+        // The comparison also refuses NaN; the bound makes the conversion exact.
+        Json::Number(number) => (number.is_sign_positive() && *number <= LATEST as f64).then_some(*number as u64),
+        Json::Text(text) => decimal(text.trim_ascii()),
         _ => None,
     }
 }
@@ -85,9 +80,9 @@ pub fn seconds(value: &Value) -> Option<u64> {
 /// A moment, as `expires_on` and `not_before` have it: [`seconds`] since 1970, or a date in any form listed above.
 /// A date before 1970 counts as 1970: both are long past.
 #[must_use]
-pub fn instant(value: &Value) -> Option<u64> {
+pub fn instant(value: &Json) -> Option<u64> {
     seconds(value).or_else(|| {
-        let text = value.as_str()?.trim_ascii();
+        let text = value.as_text()?.trim_ascii();
         numeric_date(text).or_else(|| http_date(text))
     })
 }
@@ -337,18 +332,17 @@ impl Scanner<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     const NOW: u64 = 1_700_000_000; // 2023-11-14T22:13:20Z
     const FAR: u64 = 43_040_261_106; // 3333-11-22T04:05:06Z
 
-    fn value(json: &str) -> Option<Value> {
+    fn value(json: &str) -> Option<Json> {
         (!json.is_empty()).then(|| serde_json::from_str(json).expect("the table holds JSON"))
     }
 
     /// The moment that `expires_on` means, read from text.
     fn on(text: &str) -> Option<u64> {
-        instant(&json!(text))
+        instant(&Json::Text(text.to_owned()))
     }
 
     #[test]
@@ -463,7 +457,7 @@ mod tests {
             r#"{"seconds":3600}"#,
         ] {
             let expires_in = value(expires_in);
-            let expires_on = json!(NOW + 60);
+            let expires_on = Json::Whole(NOW + 60);
             assert_eq!(expiry(expires_in.as_ref(), Some(&expires_on), NOW), Ok(NOW + 60));
             assert_eq!(expiry(expires_in.as_ref(), None, NOW), Err(ExpiryError::Unreadable));
         }
@@ -471,12 +465,12 @@ mod tests {
 
     #[test]
     fn no_clock_makes_the_sum_overflow() {
-        let hour = json!(3600);
+        let hour = Json::Whole(3600);
         assert_eq!(expiry(Some(&hour), None, u64::MAX), Err(ExpiryError::Unreadable));
         assert_eq!(expiry(Some(&hour), None, LATEST - 3600), Ok(LATEST));
         assert_eq!(expiry(Some(&hour), None, LATEST - 3599), Err(ExpiryError::Unreadable));
         assert_eq!(
-            expiry(None, Some(&json!(LATEST)), u64::MAX),
+            expiry(None, Some(&Json::Whole(LATEST)), u64::MAX),
             Err(ExpiryError::AlreadyExpired)
         );
     }

@@ -15,8 +15,8 @@
 //! [`snippet`]: short, one line, and without anything that could be a token or a key.
 
 use crate::endpoint::percent_encode;
+use crate::json::{Json, Object};
 use crate::secret::Secret;
-use serde_json::{Map, Value};
 
 /// The most characters that are ever quoted of a body.
 pub const SNIPPET_CHARS: usize = 200;
@@ -66,12 +66,12 @@ pub fn read(body: &[u8], secrets: &[Secret]) -> FailureBody {
     let text = blotted.as_str();
 
     match decoded(text, secrets) {
-        Ok(Value::Object(object)) => of_object(&object),
-        Ok(Value::Array(items)) => match items.first() {
-            Some(Value::Object(object)) => of_object(object),
+        Ok(Json::Object(object)) => of_object(&object),
+        Ok(Json::List(items)) => match items.first() {
+            Some(Json::Object(object)) => of_object(object),
             _ => FailureBody::of_message("a JSON array without an error in it"),
         },
-        Ok(Value::String(text)) => FailureBody::of_message(&text),
+        Ok(Json::Text(text)) => FailureBody::of_message(&text),
         // Half an object is not quoted: without its field names, a short token in it could not be told from a word.
         Err(_) if text.starts_with('{') && whole => FailureBody::of_message("JSON that is not well formed"),
         Err(_) if text.starts_with('{') => FailureBody::of_message("JSON that is too long to be read"),
@@ -81,19 +81,19 @@ pub fn read(body: &[u8], secrets: &[Secret]) -> FailureBody {
 }
 
 /// The JSON in `text`, if it is any, without the secrets that it spells out.
-fn decoded(text: &str, secrets: &[Secret]) -> serde_json::Result<Value> {
+fn decoded(text: &str, secrets: &[Secret]) -> serde_json::Result<Json> {
     let mut value = serde_json::from_str(text)?;
     blot_value(&mut value, secrets);
     Ok(value)
 }
 
 // The nesting is bounded by the parser.
-fn blot_value(value: &mut Value, secrets: &[Secret]) {
+fn blot_value(value: &mut Json, secrets: &[Secret]) {
     match value {
-        Value::String(text) => *text = blot(text, secrets),
-        Value::Array(items) => items.iter_mut().for_each(|item| blot_value(item, secrets)),
-        Value::Object(object) => object.values_mut().for_each(|item| blot_value(item, secrets)),
-        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+        Json::Text(text) => *text = blot(text, secrets),
+        Json::List(items) => items.iter_mut().for_each(|item| blot_value(item, secrets)),
+        Json::Object(object) => object.iter_mut().for_each(|(_, item)| blot_value(item, secrets)),
+        Json::Null | Json::Bool | Json::Whole(_) | Json::Number(_) => {}
     }
 }
 
@@ -155,11 +155,11 @@ pub fn snippet(text: &str, limit: usize) -> String {
     line
 }
 
-fn of_object(object: &Map<String, Value>) -> FailureBody {
-    let error = get(object, "error").and_then(Value::as_object);
+fn of_object(object: &Object) -> FailureBody {
+    let error = get(object, "error").and_then(Json::as_object);
     let inner = error
         .and_then(|error| get(error, "innererror"))
-        .and_then(Value::as_object);
+        .and_then(Json::as_object);
 
     let code = text(error, &["code"]).or_else(|| text(Some(object), &["error", "code", "statusCode"]));
     let words = text(error, &["message", "error_description"])
@@ -170,7 +170,13 @@ fn of_object(object: &Map<String, Value>) -> FailureBody {
 
     let words = words.or_else(|| {
         // The names alone: a reply in disguise has its token in the values.
-        let names = || object.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+        let names = || {
+            object
+                .iter()
+                .map(|(name, _)| name.as_str())
+                .collect::<Vec<_>>()
+                .join(", ")
+        };
         (code.is_none() && correlation_id.is_none()).then(|| match object.is_empty() {
             true => "an empty JSON object".to_owned(),
             false => format!("a JSON object with no known error field, only {}", names()),
@@ -184,17 +190,17 @@ fn of_object(object: &Map<String, Value>) -> FailureBody {
 }
 
 /// The first of these fields that has a text or a number in it.
-fn text(object: Option<&Map<String, Value>>, names: &[&str]) -> Option<String> {
+fn text(object: Option<&Object>, names: &[&str]) -> Option<String> {
     names.iter().find_map(|name| match get(object?, name)? {
-        Value::String(text) if !text.trim().is_empty() => Some(text.clone()),
-        Value::Number(number) => Some(number.as_u64()?.to_string()),
+        Json::Text(text) if !text.trim().is_empty() => Some(text.clone()),
+        Json::Whole(number) => Some(number.to_string()),
         _ => None,
     })
 }
 
 /// A field by its name in any case: .NET services differ in whether they write `message` or `Message`.
-fn get<'a>(object: &'a Map<String, Value>, name: &str) -> Option<&'a Value> {
-    object.get(name).or_else(|| {
+fn get<'a>(object: &'a Object, name: &str) -> Option<&'a Json> {
+    crate::json::field(object, name).or_else(|| {
         object
             .iter()
             .find_map(|(key, value)| key.eq_ignore_ascii_case(name).then_some(value))

@@ -24,6 +24,7 @@ pub mod expiry;
 mod failure;
 pub mod failure_body;
 mod flight;
+pub mod json;
 mod keyed;
 pub mod platform;
 #[cfg(any(target_arch = "wasm32", test))]

@@ -8,10 +8,10 @@
 //! vary. NMI, the pod identity of AKS, may answer with an array of replies, of which the first is meant.
 
 use crate::expiry::{ExpiryError, expiry, instant, seconds};
+use crate::json::Json;
 use crate::secret::Secret;
 use serde::Deserialize;
 use serde::de::{self, DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
-use serde_json::Value;
 use std::fmt;
 
 /// The longest body that is looked at. A reply is some kilobytes of token and little else.
@@ -228,13 +228,13 @@ const FIELDS: [&str; 12] = [
 #[derive(Default)]
 struct Fields {
     token: Option<Secret>,
-    values: [Option<Value>; FIELDS.len()],
+    values: [Option<Json>; FIELDS.len()],
     /// What is wrong though the JSON is well formed; the reading goes on to the end all the same.
     fault: Option<ReplyFault>,
 }
 
 impl Fields {
-    fn value(&self, name: &str) -> Option<&Value> {
+    fn value(&self, name: &str) -> Option<&Json> {
         let index = FIELDS.iter().position(|field| *field == name)?;
         self.values[index].as_ref()
     }
@@ -244,11 +244,11 @@ impl Fields {
         let mut found: Option<&String> = None;
         for &name in names {
             match (self.value(name), found) {
-                (None | Some(Value::Null), _) => {}
-                (Some(Value::String(text)), _) if text.is_empty() => {}
-                (Some(Value::String(text)), None) => found = Some(text),
-                (Some(Value::String(text)), Some(other)) if text.eq_ignore_ascii_case(other) => {}
-                (Some(Value::String(_)), Some(_)) => return Err(ReplyFault::Contradiction(name)),
+                (None | Some(Json::Null), _) => {}
+                (Some(Json::Text(text)), _) if text.is_empty() => {}
+                (Some(Json::Text(text)), None) => found = Some(text),
+                (Some(Json::Text(text)), Some(other)) if text.eq_ignore_ascii_case(other) => {}
+                (Some(Json::Text(_)), Some(_)) => return Err(ReplyFault::Contradiction(name)),
                 (Some(_), _) => return Err(ReplyFault::NotText(name)),
             }
         }
@@ -256,13 +256,13 @@ impl Fields {
     }
 
     /// Keeps a field. A token goes into its [`Secret`] without being copied.
-    fn keep(&mut self, name: &'static str, value: Value) {
+    fn keep(&mut self, name: &'static str, value: Json) {
         let twice = if let Some(index) = FIELDS.iter().position(|field| *field == name) {
             self.values[index].replace(value).is_some()
         } else {
             let token = match value {
-                Value::String(text) => Secret::new(text),
-                Value::Null => Secret::default(),
+                Json::Text(text) => Secret::new(text),
+                Json::Null => Secret::default(),
                 _ => {
                     self.fault.get_or_insert(ReplyFault::NotText(name));
                     Secret::default()
@@ -368,9 +368,9 @@ impl<'de> Deserialize<'de> for Name {
     }
 }
 
-/// A JSON value of which only null, numbers and strings matter. Any other is stepped over and stands as `false`, so
+/// A JSON value of which only null, numbers and strings matter. Any other is stepped over and stands as a Boolean, so
 /// that no nesting or number of small items costs memory.
-struct Scalar(Value);
+struct Scalar(Json);
 
 impl<'de> Deserialize<'de> for Scalar {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -384,35 +384,35 @@ impl<'de> Deserialize<'de> for Scalar {
             }
 
             fn visit_unit<E>(self) -> Result<Scalar, E> {
-                Ok(Scalar(Value::Null))
+                Ok(Scalar(Json::Null))
             }
 
             fn visit_bool<E>(self, _: bool) -> Result<Scalar, E> {
-                Ok(Scalar(Value::Bool(false)))
+                Ok(Scalar(Json::Bool))
             }
 
             fn visit_u64<E>(self, number: u64) -> Result<Scalar, E> {
-                Ok(Scalar(number.into()))
+                Ok(Scalar(Json::Whole(number)))
             }
 
             fn visit_i64<E>(self, number: i64) -> Result<Scalar, E> {
-                Ok(Scalar(number.into()))
+                Ok(Scalar(Json::Number(number as f64)))
             }
 
             fn visit_f64<E>(self, number: f64) -> Result<Scalar, E> {
-                Ok(Scalar(number.into()))
+                Ok(Scalar(Json::Number(number)))
             }
 
             fn visit_str<E>(self, text: &str) -> Result<Scalar, E> {
-                Ok(Scalar(Value::String(text.to_owned())))
+                Ok(Scalar(Json::Text(text.to_owned())))
             }
 
             fn visit_seq<A: SeqAccess<'de>>(self, items: A) -> Result<Scalar, A::Error> {
-                IgnoredAny.visit_seq(items).map(|_| Scalar(Value::Bool(false)))
+                IgnoredAny.visit_seq(items).map(|_| Scalar(Json::Bool))
             }
 
             fn visit_map<A: MapAccess<'de>>(self, entries: A) -> Result<Scalar, A::Error> {
-                IgnoredAny.visit_map(entries).map(|_| Scalar(Value::Bool(false)))
+                IgnoredAny.visit_map(entries).map(|_| Scalar(Json::Bool))
             }
         }
 

@@ -6,9 +6,6 @@ use crate::preopened::{closest, expect_file};
 use futures_util::future::LocalBoxFuture;
 use std::time::Duration;
 use wasip3::clocks::{monotonic_clock, system_clock};
-use wasip3::filesystem;
-use wasip3::filesystem::preopens::get_directories;
-use wasip3::filesystem::types::{DescriptorFlags, DescriptorType, OpenFlags, PathFlags};
 use wasip3::http::client;
 use wasip3::http::types::{ErrorCode, Fields, Request, RequestOptions, Response, Scheme};
 use wasip3::{cli, random, wit_future, wit_stream};
@@ -22,13 +19,19 @@ mod bindings {
     wit_bindgen::generate!({
         path: "../wit/0.3",
         world: "provider",
+        // A look at a small local file takes no time in which others would get anywhere, and waiting for it side by side
+        // with them would cost several kilobytes of code.
+        sync: [
+            "import:wasi:filesystem/types@0.3.2#[method]descriptor.stat-at",
+            "import:wasi:filesystem/types@0.3.2#[method]descriptor.open-at",
+        ],
         with: {
             "wasi:cli/environment@0.3.2": wasip3::cli::environment,
             "wasi:clocks/monotonic-clock@0.3.2": wasip3::clocks::monotonic_clock,
             "wasi:clocks/system-clock@0.3.2": wasip3::clocks::system_clock,
             "wasi:clocks/types@0.3.2": wasip3::clocks::types,
-            "wasi:filesystem/preopens@0.3.2": wasip3::filesystem::preopens,
-            "wasi:filesystem/types@0.3.2": wasip3::filesystem::types,
+            "wasi:filesystem/preopens@0.3.2": generate,
+            "wasi:filesystem/types@0.3.2": generate,
             "wasi:http/client@0.3.2": wasip3::http::client,
             "wasi:http/types@0.3.2": wasip3::http::types,
             "wasi:random/random@0.3.2": wasip3::random::random,
@@ -39,6 +42,9 @@ mod bindings {
 }
 
 use bindings::exports;
+use bindings::wasi::filesystem;
+use filesystem::preopens::get_directories;
+use filesystem::types::{DescriptorFlags, DescriptorType, OpenFlags, PathFlags};
 
 crate::boundary::conversions!(bindings::exports::cloud::identity);
 
@@ -83,14 +89,13 @@ impl Platform for Wasi {
             false => PathFlags::empty(),
         };
         // Looked at before it is opened: opening a pipe waits for whoever writes to it.
-        let found = directory.stat_at(links, path.clone()).await.map_err(file_fault)?.type_;
+        let found = directory.stat_at(links, &path).map_err(file_fault)?.type_;
         expect_file(
             matches!(found, DescriptorType::RegularFile),
             matches!(found, DescriptorType::SymbolicLink),
         )?;
         let file_read = directory
-            .open_at(links, path, OpenFlags::empty(), DescriptorFlags::READ)
-            .await
+            .open_at(links, &path, OpenFlags::empty(), DescriptorFlags::READ)
             .map_err(file_fault)?;
         let (mut stream, ended) = file_read.read_via_stream(0);
         let mut contents = Zeroizing::new(Vec::with_capacity(file.limit + 1));

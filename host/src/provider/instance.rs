@@ -5,6 +5,7 @@ use super::component::{Compiled, WasiVersion};
 use super::cpu::Meter;
 use super::desk::{Answer, Desk, Question};
 use crate::bindings::{v0_2, v0_3};
+use crate::grant::Directory;
 use crate::outbound::OutboundHooks;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
@@ -12,7 +13,7 @@ use std::cell::RefCell;
 use std::sync::Arc;
 use wasmtime::component::{Accessor, Linker, ResourceTable};
 use wasmtime::{Engine, Store, StoreLimits, StoreLimitsBuilder};
-use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
+use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 /// How many bytes the component may hand to the host in one call. The largest thing is a token, of at most 64 KiB.
@@ -72,8 +73,8 @@ impl WasiHttpView for World {
     }
 }
 
-/// All of WASI, over a context that holds no file, no socket, no argument and no standard stream: a provider in any
-/// language starts, and can reach nothing but the identity endpoint.
+/// All of WASI, over a context that holds no socket, no argument, no standard stream, and no file but those that the source
+/// needs: a provider in any language starts, and can reach nothing but the identity endpoint.
 pub(super) fn linker(engine: &Engine) -> wasmtime::Result<Linker<World>> {
     let mut linker = Linker::new(engine);
     wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
@@ -83,13 +84,29 @@ pub(super) fn linker(engine: &Engine) -> wasmtime::Result<Linker<World>> {
     Ok(linker)
 }
 
-fn store(compiled: &Compiled, surroundings: &Surroundings, limits: &Limits) -> Store<World> {
-    let wasi = WasiCtx::builder()
-        .envs(&surroundings.environment)
+/// What an instance has of WASI. The directory is opened anew for each: it may have been replaced, or made only now.
+fn belongings(environment: &[(String, String)], directory: Option<&Directory>) -> WasiCtx {
+    let mut wasi = WasiCtx::builder();
+    wasi.envs(environment)
         .allow_tcp(false)
         .allow_udp(false)
-        .max_random_size(MOST_RANDOM_BYTES)
-        .build();
+        .max_random_size(MOST_RANDOM_BYTES);
+    if let Some(Directory { place, name }) = directory
+        && let Err(error) = wasi.preopened_dir(place, name, FsPerms::ReadOnly)
+    {
+        // Not the end: the component says which file it misses, once it does.
+        tracing::warn!(
+            target: "managed_identity::provider",
+            directory = %place.display(),
+            "the directory of the credential cannot be opened: {}",
+            error.root_cause()
+        );
+    }
+    wasi.build()
+}
+
+fn store(compiled: &Compiled, surroundings: &Surroundings, limits: &Limits) -> Store<World> {
+    let wasi = belongings(&surroundings.environment, surroundings.directory.as_ref());
     let mut http = WasiHttpCtx::new();
     http.set_field_size_limit(FIELDS_LIMIT);
     let mut table = ResourceTable::new();

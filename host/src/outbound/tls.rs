@@ -344,7 +344,10 @@ impl ServerCertVerifier for PinnedVerifier {
 
 /// Compares in a time that does not depend on where the first difference is.
 fn equal(left: &[u8], right: &[u8]) -> bool {
-    let difference = left.iter().zip(right).fold(0, |all, (left, right)| black_box(all | (left ^ right)));
+    let difference = left
+        .iter()
+        .zip(right)
+        .fold(0, |all, (left, right)| black_box(all | (left ^ right)));
     left.len() == right.len() && difference == 0
 }
 

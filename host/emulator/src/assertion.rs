@@ -7,6 +7,7 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use base64::Engine;
@@ -32,6 +33,8 @@ pub(crate) struct Federation {
     pub file: Option<PathBuf>,
     /// The settings that the file follows have changed.
     pub changed: Notify,
+    /// Whether the file is the emulator's, to be removed in the end.
+    written: AtomicBool,
 }
 
 /// The claims that a cluster writes, as far as Entra looks at them. `aud` is a list in a service account token.
@@ -80,6 +83,7 @@ impl Federation {
             issuer: format!("{base_url}/cluster/"),
             file,
             changed: Notify::new(),
+            written: AtomicBool::new(false),
         }
     }
 
@@ -101,15 +105,17 @@ impl Federation {
         let _ = fs::remove_file(draft);
         write_private(draft, assertion.as_bytes())
             .and_then(|()| fs::rename(draft, file))
+            .inspect(|()| self.written.store(true, Ordering::Relaxed))
             .map_err(|error| {
+                let _ = fs::remove_file(draft);
                 let message = format!("the federated token file {} cannot be written: {error}", file.display());
                 io::Error::new(error.kind(), message)
             })
     }
 
-    /// Removes the file.
+    /// Removes the file, if it was written.
     pub(crate) fn remove(&self) {
-        if let Some(file) = &self.file {
+        if let Some(file) = self.file.as_ref().filter(|_| self.written.load(Ordering::Relaxed)) {
             // Somebody else may have removed it, and nobody could be told.
             let _ = fs::remove_file(file);
         }

@@ -18,6 +18,9 @@
 //! }
 //! ```
 //!
+//! `protocol` is the [name](Source::name) of a source. `resource` is the one that is asked for, which workload identity
+//! calls a scope: there it is the scope without its `/.default`.
+//!
 //! `body` is sent as it is when it is a string, and as JSON otherwise. With `status` or `body` the documented reply is
 //! replaced (by status 200, an empty body, where only the other is given); `headers` are added to either. Instead of
 //! arriving whole, the reply may suffer one of these:

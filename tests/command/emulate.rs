@@ -69,6 +69,7 @@ fn one_line_of_json_says_that_it_is_ready_and_it_serves_until_it_is_told_to_end(
         ("-INT", &["--source", "app-service"], "app-service"),
         ("-TERM", &["--source", "imds"], "imds"),
     ] {
+        let all = source.is_empty();
         let mut emulate = Emulate::start(
             &[
                 &["--listen", "127.0.0.1:0", "--output", "json", "--token-lifetime", "30m"],
@@ -77,7 +78,8 @@ fn one_line_of_json_says_that_it_is_ready_and_it_serves_until_it_is_told_to_end(
             .concat(),
         );
         let ready: Value = serde_json::from_str(&emulate.line()).unwrap();
-        assert_eq!(keys(&ready), ["listening", "environment"]);
+        let members = ["listening", "listening_tls", "environment", "environments"];
+        assert_eq!(keys(&ready), &members[..if all { 4 } else { 3 }]);
         let address: std::net::SocketAddr = ready["listening"].as_str().unwrap().parse().unwrap();
         assert!(address.ip().is_loopback() && address.port() > 0);
         let environment = environment(&ready);
@@ -118,6 +120,101 @@ fn the_text_form_can_be_pasted_into_a_shell() {
     let outcome = crate::support::program::finish(shell, "");
     assert_eq!(claims::decode(outcome.success()).unwrap().audiences, [VAULT]);
     assert_eq!(emulate.stop("-TERM").0.code(), Some(0));
+}
+
+#[test]
+fn every_source_that_has_what_it_needs_is_offered() {
+    let without_file = [
+        "imds",
+        "app-service",
+        "app-service-2017",
+        "azure-ml",
+        "azure-arc",
+        "service-fabric",
+        "cloud-shell",
+        "workload-identity-proxy",
+        "nmi",
+    ];
+    let mut emulate = Emulate::start(&["--output", "json"]);
+    let ready: Value = serde_json::from_str(&emulate.line()).unwrap();
+    assert_eq!(keys(&ready["environments"]), without_file);
+
+    let directory = scratch("offered");
+    let (token, authority) = (directory.join("token"), directory.join("ca.pem"));
+    let files = [&token, &authority].map(|file| file.to_str().unwrap());
+    let mut emulate = Emulate::start(&[
+        "--output",
+        "json",
+        "--arc-directory",
+        directory.to_str().unwrap(),
+        "--federated-token-file",
+        files[0],
+        "--ca-file",
+        files[1],
+    ]);
+    let ready: Value = serde_json::from_str(&emulate.line()).unwrap();
+    let offered = keys(&ready["environments"]);
+    assert_eq!(offered.len(), without_file.len() + 2, "{offered:?}");
+    let bindings = &ready["environments"]["identity-bindings"];
+    assert_eq!(bindings["AZURE_FEDERATED_TOKEN_FILE"], files[0]);
+    let pem = std::fs::read_to_string(&authority).unwrap();
+    assert_eq!(bindings["AZURE_KUBERNETES_CA_DATA"], pem.as_str());
+    assert!(token.exists());
+    assert_eq!(emulate.stop("-TERM").0.code(), Some(0));
+    assert!(!token.exists(), "the emulator removes what it alone can vouch for");
+    std::fs::remove_dir_all(directory).unwrap();
+}
+
+#[test]
+fn the_whole_text_form_is_a_script_too() {
+    let directory = scratch("script");
+    let token = directory.join("token");
+    let mut emulate = Emulate::start(&["--federated-token-file", token.to_str().unwrap()]);
+    let mut lines = vec![emulate.line()];
+    // The last source is the last in the text.
+    while !lines.iter().any(|line| line.starts_with("# --source nmi")) || lines.len() < 5 {
+        lines.push(emulate.line());
+    }
+    let (comments, exports): (Vec<_>, Vec<_>) = lines.iter().partition(|line| line.starts_with('#'));
+    assert!(exports.iter().all(|line| line.starts_with("export ")), "{exports:?}");
+    assert_eq!(exports.len(), 3);
+    for name in ["azure-arc", "identity-bindings"] {
+        assert!(
+            comments.contains(&&format!("# --source {name}:")),
+            "{name} in {comments:?}"
+        );
+    }
+    assert_eq!(emulate.stop("-TERM").0.code(), Some(0));
+    std::fs::remove_dir_all(directory).unwrap();
+}
+
+#[test]
+fn what_cannot_be_emulated_is_refused_with_the_reason() {
+    for (arguments, code, named) in [
+        (&["--source", "workload-identity"][..], 1, "--federated-token-file"),
+        (&["--source", "identity-bindings"], 1, "--federated-token-file"),
+        (&["--source", "smtp"], 2, "service-fabric"),
+        (&["--token-lifetime", "101y"], 2, "100 years"),
+        (&["--token-lifetime", "18446744073709551615"], 2, "100 years"),
+        (&["--arc-directory", "/does/not/exist"], 1, "/does/not/exist"),
+        (&["--federated-token-file", "/does/not/exist"], 1, "/does/not/exist"),
+        (&["--ca-file", "/does/not/exist"], 1, "/does/not/exist"),
+    ] {
+        let outcome = run::<&str, &str>([], &[&["emulate"], arguments].concat());
+        assert_eq!(
+            (outcome.code, outcome.stdout.as_str()),
+            (Some(code), ""),
+            "{arguments:?}: {outcome:?}"
+        );
+        assert!(outcome.stderr.contains(named), "{arguments:?}: {outcome:?}");
+    }
+}
+
+/// A new directory for the files of one test.
+fn scratch(name: &str) -> std::path::PathBuf {
+    let directory = std::env::temp_dir().join(format!("managed-identity-emulate-{name}-{}", std::process::id()));
+    std::fs::create_dir_all(&directory).unwrap();
+    directory
 }
 
 #[test]

@@ -1,7 +1,9 @@
 //! The command line.
 
 use anyhow::Context as _;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use managed_identity_emulator::Source;
 use managed_identity_host::outbound::Endpoint;
 use managed_identity_host::{Broker, BrokerBuilder, Identity, WasiVersion};
 use std::net::SocketAddr;
@@ -234,32 +236,43 @@ pub(crate) struct InspectArguments {
 Examples:
   managed-identity emulate
   managed-identity emulate --listen 127.0.0.1:0 --output json
+  managed-identity emulate --source workload-identity --federated-token-file token --ca-file ca.pem
 
 Prints the environment variables that lead clients here, then serves until interrupted. The tokens are signed with a
 key made at start; OpenID Connect discovery and the key set are served too. The endpoints below /control take delays
-and faults.")]
+and faults. Without --source, the variables are those of App Service and IMDS, and those of the other sources follow in
+comments (in JSON: in `environments`).")]
 pub(crate) struct EmulateArguments {
     /// Loopback address to listen on; port 0 takes a free one
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:0")]
     pub(crate) listen: SocketAddr,
 
     /// Print the variables of one source only
-    #[arg(long, value_enum)]
-    pub(crate) source: Option<EmulatedSource>,
+    #[arg(long, value_name = "SOURCE", value_parser = emulated_source())]
+    pub(crate) source: Option<Source>,
 
     /// How long tokens are valid, such as `24h`
-    #[arg(long, value_name = "TIME", value_parser = duration)]
-    pub(crate) token_lifetime: Option<Duration>,
+    #[arg(long, value_name = "TIME", value_parser = token_lifetime)]
+    pub(crate) token_lifetime: Option<i64>,
+
+    /// Where the agent of Azure Arc puts its key files; without it, it does not challenge
+    ///
+    /// Its replies name the files in /var/opt/azcmagent/tokens, where clients expect them, so mount or link the directory
+    /// to there.
+    #[arg(long, value_name = "DIRECTORY")]
+    pub(crate) arc_directory: Option<PathBuf>,
+
+    /// Where to keep the federated token that workload identity needs
+    #[arg(long, value_name = "FILE")]
+    pub(crate) federated_token_file: Option<PathBuf>,
+
+    /// Write the authority of the certificate of the TLS port, in PEM, for instance for SSL_CERT_FILE
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ca_file: Option<PathBuf>,
 
     /// `export` lines for a shell, or one line of JSON
     #[arg(long, value_enum, default_value_t = Output::Text)]
     pub(crate) output: Output,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum EmulatedSource {
-    Imds,
-    AppService,
 }
 
 /// Watch a token being asked for, without Azure
@@ -280,6 +293,20 @@ fn duration(text: &str) -> Result<Duration, String> {
         return Ok(Duration::from_secs(seconds));
     }
     humantime::parse_duration(text).map_err(|error| format!("{error}; write it like `30s`, `500ms` or `1m30s`"))
+}
+
+fn emulated_source() -> impl TypedValueParser<Value = Source> {
+    PossibleValuesParser::new(Source::ALL.iter().map(|source| source.name())).try_map(|name| name.parse::<Source>())
+}
+
+/// Seconds for which a token is valid.
+fn token_lifetime(text: &str) -> Result<i64, String> {
+    const CENTURY: u64 = 100 * 365 * 24 * 60 * 60;
+    let seconds = duration(text)?.as_secs();
+    i64::try_from(seconds)
+        .ok()
+        .filter(|_| seconds <= CENTURY)
+        .ok_or_else(|| "no token is valid for more than 100 years; those of managed identities are for 24h".to_owned())
 }
 
 fn endpoint(text: &str) -> Result<String, String> {
@@ -309,6 +336,10 @@ mod tests {
 
     #[test]
     fn durations_and_scopes_are_checked() {
+        assert_eq!(token_lifetime("36500d"), Ok(3_153_600_000));
+        for absurd in ["36501d", "101y", "18446744073709551615"] {
+            assert!(token_lifetime(absurd).unwrap_err().contains("100 years"), "{absurd}");
+        }
         assert_eq!(duration("30"), Ok(Duration::from_secs(30)));
         assert_eq!(duration("1m30s"), Ok(Duration::from_secs(90)));
         assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));

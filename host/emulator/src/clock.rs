@@ -28,6 +28,14 @@ pub(crate) fn iso8601(unix: i64) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.0000000+00:00")
 }
 
+/// `2024-10-18 19:51:37Z`: how Entra dates its refusals.
+pub(crate) fn universal(unix: i64) -> String {
+    let iso = iso8601(unix);
+    // The seconds are where the fraction begins, whatever the length of the year.
+    let whole = iso.split('.').next().unwrap_or_default();
+    format!("{}Z", whole.replacen('T', " ", 1))
+}
+
 /// `06/20/2019 02:57:58 +00:00`: how the 2017-09-01 App Service protocol writes a time on Linux.
 pub(crate) fn month_day_year(unix: i64) -> String {
     let Civil {
@@ -150,6 +158,7 @@ mod tests {
             ),
         ] {
             assert_eq!(iso8601(unix), iso);
+            assert_eq!(universal(unix), format!("{}Z", iso[..19].replace('T', " ")));
             assert_eq!(month_day_year(unix), month_first);
             assert_eq!(http_date(unix), http);
         }

@@ -46,8 +46,14 @@ pub(crate) fn deliver<Held>(reply: Reply, delivery: Delivery, now: i64, held: He
     let Reply { status, headers, body } = reply;
     let mut length = None;
     let course = match delivery {
-        // A reply that never comes has no body; the server does not deliver it at all.
-        Delivery::Whole | Delivery::Hang | Delivery::Close => Course::Whole(body),
+        // The server delivers all of these but the first in ways of its own.
+        Delivery::Whole
+        | Delivery::Hang
+        | Delivery::Close
+        | Delivery::Reset
+        | Delivery::Raw(_)
+        | Delivery::EndlessHeader { .. }
+        | Delivery::InterimReplies { .. } => Course::Whole(body),
         Delivery::Drip { interval } => {
             length = Some(body.len());
             Course::Drip {

@@ -15,14 +15,16 @@ use tokio::task::JoinHandle;
 use crate::config::EmulatorConfig;
 use crate::fault::Fault;
 use crate::identities::Identities;
-use crate::keys::SigningKey;
-use crate::protocol::{Addresses, ENDPOINTS, Source};
+use crate::protocol::{Addresses, ENDPOINTS, Source, Variables};
 use crate::record::{RecordedRequest, Stats};
+use crate::secure::Secure;
 use crate::server;
 use crate::settings::Settings;
+use crate::tls::Certificate;
 use crate::world::World;
 
-/// A running emulator. It stops, and drops its connections, when it is dropped or [shut down](Self::shutdown).
+/// A running emulator. It stops, drops its connections and removes its files when it is dropped or
+/// [shut down](Self::shutdown).
 pub struct Emulator {
     listening: SocketAddr,
     world: Arc<World>,
@@ -48,8 +50,9 @@ impl Emulator {
     /// Makes a key unless it is given one, which takes about a tenth of a second.
     ///
     /// # Errors
-    /// `InvalidInput` when the configuration is wrong: an address that is not loopback, a malformed identity. Else what
-    /// the operating system says about the address, or that there is no runtime.
+    /// `InvalidInput` when the configuration is wrong: an address that is not loopback, a malformed identity, a directory
+    /// that is none. Else what the operating system says about the address or the federated token file, or that there is
+    /// no runtime.
     ///
     /// # Panics
     /// On a runtime without I/O or time, as everything of Tokio's does.
@@ -60,20 +63,16 @@ impl Emulator {
                 "the emulator runs on a Tokio runtime, and there is none here: {error}"
             ))
         })?;
-        let listener = std::net::TcpListener::bind(config.listen).map_err(|error| {
-            io::Error::new(
-                error.kind(),
-                format!("the emulator cannot listen on {}: {error}", config.listen),
-            )
-        })?;
-        listener.set_nonblocking(true)?;
-        let listening = listener.local_addr()?;
-        let listener = TcpListener::from_std(listener)?;
-        let key = config.signing_key.map_or_else(SigningKey::generate, Ok)?;
-        let world = World::new(format!("http://{listening}"), key, config.identities, config.settings)?;
-        let world = Arc::new(world);
+        let (listener, listening) = listen(config.listen)?;
+        let (tls_listener, secure) = if config.tls {
+            let (listener, listening) = listen(SocketAddr::new(config.listen.ip(), 0))?;
+            (Some(listener), Some(Secure::new(listening)?))
+        } else {
+            (None, None)
+        };
+        let world = Arc::new(World::new(format!("http://{listening}"), secure, config)?);
         let (stop, stopped) = oneshot::channel();
-        let task = runtime.spawn(server::run(listener, Arc::clone(&world), stopped));
+        let task = runtime.spawn(server::run(listener, tls_listener, Arc::clone(&world), stopped));
         Ok(Self {
             listening,
             world,
@@ -91,30 +90,62 @@ impl Emulator {
         &self.world.base_url
     }
 
-    /// The variables that lead clients to every source. Which one a client takes when several are offered is up to its
-    /// order of detection; of IMDS and App Service the usual one prefers App Service.
+    /// The address and port that accept connections with TLS, if there is one.
+    pub fn tls_listening(&self) -> Option<SocketAddr> {
+        self.world.secure.as_ref().map(|secure| secure.listening)
+    }
+
+    /// `https://` and the address, without a trailing slash.
+    pub fn tls_base_url(&self) -> Option<&str> {
+        self.world.secure.as_ref().map(|secure| secure.base_url.as_str())
+    }
+
+    /// The certificate that the port with TLS presents. Clients of workload identity have to trust its
+    /// [authority](Certificate::authority_pem); those of Service Fabric know it by its thumbprint, and those of identity
+    /// bindings find the authority in their environment.
+    pub fn certificate(&self) -> Option<&Certificate> {
+        self.world.secure.as_ref().map(|secure| &secure.certificate)
+    }
+
+    /// The variables that lead clients here without further ado: those of App Service, and of IMDS for clients that do
+    /// not know App Service. The other sources need to be [chosen](Self::environment_for), because their variables
+    /// contradict these.
     ///
     /// The value of `IDENTITY_HEADER` is secret, as on Azure.
     pub fn environment(&self) -> BTreeMap<String, String> {
-        self.variables(|_| true)
+        let mut environment = self.environment_for(Source::Imds);
+        environment.append(&mut self.environment_for(Source::AppService));
+        environment
     }
 
-    /// The variables that lead a client to this source and to no other.
+    /// The variables that lead a client to this source and to no other. There are none if the source is not
+    /// [offered](Self::offers).
+    ///
+    /// The values of `IDENTITY_HEADER` and `MSI_SECRET` are secret, as on Azure.
     pub fn environment_for(&self, source: Source) -> BTreeMap<String, String> {
-        self.variables(|offered| offered == source)
-    }
-
-    fn variables(&self, wanted: impl Fn(Source) -> bool) -> BTreeMap<String, String> {
-        let addresses = Addresses {
-            base_url: &self.world.base_url,
-            header_secret: &self.world.header_secret,
-        };
-        ENDPOINTS
-            .iter()
-            .filter(|endpoint| wanted(endpoint.source))
-            .flat_map(|endpoint| (endpoint.environment)(&addresses))
+        self.variables(source)
+            .unwrap_or_default()
+            .into_iter()
             .map(|(name, value)| (name.to_owned(), value))
             .collect()
+    }
+
+    /// Whether clients can be led to this source. Service Fabric, workload identity and identity bindings need
+    /// [`tls`](EmulatorConfig::tls), the latter two also a
+    /// [`federated_token_file`](EmulatorConfig::federated_token_file).
+    pub fn offers(&self, source: Source) -> bool {
+        self.variables(source).is_some()
+    }
+
+    fn variables(&self, source: Source) -> Option<Variables> {
+        let endpoint = ENDPOINTS.iter().find(|endpoint| endpoint.source == source)?;
+        (endpoint.environment)(&Addresses {
+            base_url: &self.world.base_url,
+            secure: self.world.secure.as_ref(),
+            header_secret: &self.world.header_secret,
+            identities: &self.world.identities(),
+            federated_token_file: self.world.federation.file.as_deref(),
+        })
     }
 
     /// The identities of the emulated machine.
@@ -145,7 +176,17 @@ impl Emulator {
     /// # }
     /// ```
     pub fn configure(&self, change: impl FnOnce(&mut Settings)) {
-        self.world.change_settings(change);
+        // What may fail is writing the federated token anew, to where it was written at start. If that has become
+        // impossible, clients have an old token, as they would on a node in trouble.
+        let _ = self.world.change_settings(change);
+    }
+
+    /// Replaces the federated token by a new one, as the cluster does from time to time.
+    ///
+    /// # Errors
+    /// What the operating system says about the file.
+    pub fn rotate_federated_token(&self) -> io::Result<()> {
+        self.world.write_assertion()
     }
 
     /// Adds a fault behind those in force.
@@ -179,12 +220,30 @@ impl Emulator {
         self.world.recorder.wait_for(count).await;
     }
 
-    /// Stops listening and drops all connections, finished or not.
+    /// Stops listening, drops all connections, finished or not, and removes the files that were written.
     pub async fn shutdown(mut self) {
         drop(self.server.stop.take());
         // An error means that the task is gone already.
         let _ = (&mut self.server.task).await;
     }
+}
+
+impl Drop for Emulator {
+    fn drop(&mut self) {
+        self.world.remove_files();
+    }
+}
+
+fn listen(address: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {
+    let listener = std::net::TcpListener::bind(address).map_err(|error| {
+        io::Error::new(
+            error.kind(),
+            format!("the emulator cannot listen on {address}: {error}"),
+        )
+    })?;
+    listener.set_nonblocking(true)?;
+    let listening = listener.local_addr()?;
+    Ok((TcpListener::from_std(listener)?, listening))
 }
 
 impl fmt::Debug for Emulator {

@@ -18,6 +18,9 @@
 //! }
 //! ```
 //!
+//! `protocol` is the [name](Source::name) of a source. `resource` is the one that is asked for, which workload identity
+//! calls a scope: there it is the scope without its `/.default`.
+//!
 //! `body` is sent as it is when it is a string, and as JSON otherwise. With `status` or `body` the documented reply is
 //! replaced (by status 200, an empty body, where only the other is given); `headers` are added to either. Instead of
 //! arriving whole, the reply may suffer one of these:
@@ -27,7 +30,22 @@
 //! - `"drip": {"interval_ms": 100}`: its body comes one byte per interval;
 //! - `"endless_body_bytes": 50000000`: spaces follow its body, up to so many bytes in all, in chunks without a length;
 //! - `"truncate": {"after_bytes": 20}`: the connection is closed after so many bytes of the body, short of its
-//!   `Content-Length`.
+//!   `Content-Length`;
+//! - `"reset": true`: the connection is reset instead (RST), which clients see as an error and not as an end;
+//! - `"raw": "SSH-2.0-emulator\r\n"`: the connection carries this text, which need not be HTTP, and is closed;
+//! - `"endless_header_bytes": 50000000`: a reply begins, and one of its headers has so many bytes and no end;
+//! - `"interim_replies": 1000`: so many interim replies (`103 Early Hints`) come first.
+//!
+//! # Examples
+//!
+//! A pod identity that is still being assigned, and Docker Desktop, which has no metadata service:
+//!
+//! ```json
+//! [
+//!   {"protocol": "nmi", "times": 1, "status": 503, "headers": {"retry-after": "20"}},
+//!   {"protocol": "imds", "status": 403, "body": "connecting to 169.254.169.254:80: unreachable network"}
+//! ]
+//! ```
 
 mod document;
 
@@ -63,7 +81,7 @@ pub struct Fault {
 }
 
 /// How a reply travels.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Delivery {
     #[default]
     Whole,
@@ -77,6 +95,14 @@ pub(crate) enum Delivery {
     },
     Truncated {
         after_bytes: usize,
+    },
+    Reset,
+    Raw(Bytes),
+    EndlessHeader {
+        bytes: u64,
+    },
+    InterimReplies {
+        count: u64,
     },
 }
 
@@ -117,6 +143,26 @@ impl Fault {
     /// Closes the connection after so many bytes of the documented reply's body, short of its `Content-Length`.
     pub fn truncate(after_bytes: usize) -> Self {
         Self::delivered(Delivery::Truncated { after_bytes })
+    }
+
+    /// Resets the connection instead of answering.
+    pub fn reset() -> Self {
+        Self::delivered(Delivery::Reset)
+    }
+
+    /// Sends these bytes, which need not be HTTP, and closes the connection.
+    pub fn raw(bytes: impl Into<Bytes>) -> Self {
+        Self::delivered(Delivery::Raw(bytes.into()))
+    }
+
+    /// Begins a reply with a header of so many bytes, and closes the connection before the header ends.
+    pub fn endless_header(bytes: u64) -> Self {
+        Self::delivered(Delivery::EndlessHeader { bytes })
+    }
+
+    /// Sends so many interim replies (`103 Early Hints`) before the documented one.
+    pub fn interim_replies(count: u64) -> Self {
+        Self::delivered(Delivery::InterimReplies { count })
     }
 
     fn delivered(delivery: Delivery) -> Self {
@@ -180,7 +226,7 @@ impl Fault {
     }
 
     pub(crate) fn delivery(&self) -> Delivery {
-        self.delivery
+        self.delivery.clone()
     }
 
     /// The reply to send, given the documented one, which is asked for only where it is needed.

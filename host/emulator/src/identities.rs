@@ -125,7 +125,7 @@ impl Identities {
 
 impl Identity {
     /// Azure compares GUIDs and resource ids without regard to case.
-    fn is(&self, selector: Selector<'_>) -> bool {
+    pub(crate) fn is(&self, selector: Selector<'_>) -> bool {
         match selector {
             Selector::Client(id) => self.client_id.eq_ignore_ascii_case(id),
             Selector::Object(id) => self.object_id.eq_ignore_ascii_case(id),

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rsa::pkcs1v15;
-use rsa::signature::{SignatureEncoding, Signer};
+use rsa::signature::{Keypair, SignatureEncoding, Signer, Verifier};
 use rsa::traits::PublicKeyParts;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -73,11 +73,12 @@ impl SigningKey {
         }]})
     }
 
-    /// A signed JSON Web Token in compact form (RFC 7515, section 7.1).
+    /// A signed JSON Web Token in compact form (RFC 7515, section 7.1), for instance an assertion that Entra should
+    /// refuse.
     ///
     /// # Errors
-    /// When the claims cannot be written as JSON or the signature fails; neither happens with a key made here.
-    pub(crate) fn sign(&self, claims: &impl Serialize) -> io::Result<String> {
+    /// When the claims cannot be written as JSON, or the signature fails, which does not happen with a key made here.
+    pub fn sign(&self, claims: &impl Serialize) -> io::Result<String> {
         let header = json!({"typ": "JWT", "alg": "RS256", "kid": self.0.key_id});
         let mut token = URL_SAFE_NO_PAD.encode(header.to_string());
         token.push('.');
@@ -86,6 +87,12 @@ impl SigningKey {
         token.push('.');
         token.push_str(&URL_SAFE_NO_PAD.encode(signature.to_bytes()));
         Ok(token)
+    }
+
+    /// Whether a signature is this key's.
+    pub(crate) fn has_signed(&self, signed: &[u8], signature: &[u8]) -> bool {
+        pkcs1v15::Signature::try_from(signature)
+            .is_ok_and(|signature| self.0.private.verifying_key().verify(signed, &signature).is_ok())
     }
 }
 

@@ -36,34 +36,51 @@
 //!
 //! # What it serves
 //!
-//! Everything is on one port.
+//! There are two ports. All paths are on both, but those marked with TLS are refused without.
 //!
-//! | path | what |
-//! |---|---|
-//! | `/metadata/identity/oauth2/token` | IMDS, as on virtual machines |
-//! | `/msi/token` | App Service, Functions and Container Apps, version 2019-08-01 |
-//! | `/{tenant}/.well-known/openid-configuration` | OpenID Connect discovery, at the root too |
-//! | `/{tenant}/discovery/keys` | the key set that verifies the tokens |
-//! | `/control/...` | faults, settings, records: see [`control`], [`fault`] and [`settings`] |
+//! | path | source | what |
+//! |---|---|---|
+//! | `/metadata/identity/oauth2/token` | `imds` | IMDS, as on virtual machines |
+//! | `/msi/token` | `app-service` | App Service, Functions and Container Apps, version 2019-08-01 |
+//! | `/app-service-2017/msi/token` | `app-service-2017` | App Service and Functions, version 2017-09-01 |
+//! | `/azure-ml/msi/token` | `azure-ml` | Azure Machine Learning, which speaks that version |
+//! | `/azure-arc/metadata/identity/oauth2/token` | `azure-arc` | the agent of Azure Arc, with a challenge if it has a [directory](EmulatorConfig::arc_directory) for key files |
+//! | `/service-fabric/token` | `service-fabric` | Service Fabric; TLS |
+//! | `/cloud-shell/oauth2/token` | `cloud-shell` | Cloud Shell |
+//! | `/{tenant}/oauth2/v2.0/token` | `workload-identity` | Entra, to which pods of AKS present the [federated token](EmulatorConfig::federated_token_file); TLS |
+//! | `/token-proxy/{tenant}/oauth2/v2.0/token` | `identity-bindings` | the token proxy of AKS identity bindings; TLS, for the name `token-proxy.localhost` |
+//! | `/workload-identity-proxy/metadata/identity/oauth2/token` | `workload-identity-proxy` | the proxy sidecar of workload identity |
+//! | `/nmi/metadata/identity/oauth2/token` | `nmi` | the node-managed identity of pod identity |
+//! | `/{tenant}/.well-known/openid-configuration` | | OpenID Connect discovery, at the root too |
+//! | `/{tenant}/discovery/keys` | | the key set that verifies the tokens |
+//! | `/control/...` | | faults, settings, records: see [`control`], [`fault`] and [`settings`] |
+//!
+//! The certificate of the port with TLS is made at start, signed by an authority that is made at start too:
+//! [`Emulator::certificate`] has it.
 //!
 //! Tokens are JSON Web Tokens with the claims that Entra (v1) gives to managed identities, signed with RS256 by a key
 //! that is made at start. Their issuer is the emulator, so software that discovers its keys can verify them, and none
 //! that trusts Entra takes them. Every request gets a new token; on Azure, the endpoint hands out one token for most of
-//! its lifetime.
+//! its lifetime, and here too with [`Settings::repeat_tokens`].
 //!
 //! # What it refuses
 //!
 //! Anybody who can reach the emulator gets tokens, so only the machine itself can: it listens on loopback only and
-//! answers only requests whose `Host` is a loopback name or address. It prints nothing, and keeps the header secret and
-//! the key out of records and `Debug`.
+//! answers only requests whose `Host` is a loopback name or address. It prints nothing, and keeps secrets, assertions and
+//! keys out of records and `Debug`. The files that it writes, if it is told where, are for its own user only, and are
+//! removed when it stops.
 
 pub use http;
 
+mod arc_keys;
+mod arrival;
+mod assertion;
 mod clock;
 mod config;
 pub mod control;
 mod delivery;
 mod emulator;
+mod entra;
 mod expiry;
 pub mod fault;
 mod identities;
@@ -74,11 +91,14 @@ mod protocol;
 mod query;
 mod record;
 mod reply;
+mod secure;
 mod server;
 pub mod settings;
+mod takeover;
 mod throttle;
 pub mod tls;
 mod token;
+mod token_store;
 mod unique;
 mod world;
 

@@ -27,6 +27,9 @@ const SECRET_HEADERS: &[&str] = &[
     "x-identity-header",
 ];
 
+/// Members of forms whose values are secrets.
+const SECRET_MEMBERS: &[&str] = &["client_assertion", "client_secret"];
+
 /// A request as it arrived, and what became of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct RecordedRequest {
@@ -42,6 +45,9 @@ pub struct RecordedRequest {
     pub path: String,
     /// The query, as sent, without the question mark.
     pub query: String,
+    /// The form in the body of a token request, as sent. The values of secret members are `[redacted]`.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub form: String,
     /// The headers in the order of their arrival, names in lower case. The values of secret ones are `[redacted]`.
     pub headers: Vec<(String, String)>,
     /// The status of the reply; absent while there is none, and for ever if a fault withheld it or the client left.
@@ -59,9 +65,11 @@ impl RecordedRequest {
             .map(|(_, value)| value.as_str())
     }
 
-    /// The decoded value of the first query parameter of this name.
+    /// The decoded value of the first parameter of this name, in the query or else in the form.
     pub fn parameter(&self, name: &str) -> Option<String> {
-        Query::parse(&self.query).get(name).map(str::to_owned)
+        [&self.query, &self.form]
+            .iter()
+            .find_map(|encoded| Query::parse(encoded).get(name).map(str::to_owned))
     }
 }
 
@@ -99,6 +107,14 @@ struct Ledger {
     stats: Stats,
 }
 
+/// What a request asks for.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Asked<'a> {
+    pub resource: Option<&'a str>,
+    /// The form in its body.
+    pub form: &'a str,
+}
+
 /// A request in progress; it ends when this is dropped.
 #[derive(Debug)]
 pub(crate) struct InProgress {
@@ -121,10 +137,10 @@ impl Recorder {
     }
 
     /// Records a request. Its status is known later.
-    pub(crate) fn arrived(&self, request: &Parts, source: Option<Source>, resource: Option<&str>) -> InProgress {
+    pub(crate) fn arrived(&self, request: &Parts, source: Option<Source>, asked: &Asked<'_>) -> InProgress {
         let mut ledger = self.ledger();
         if source.is_some() {
-            ledger.stats.count(resource);
+            ledger.stats.count(asked.resource);
             self.0.arrived.send_replace(ledger.stats.requests);
         }
         ledger.last_sequence += 1;
@@ -136,6 +152,7 @@ impl Recorder {
             method: request.method.to_string(),
             path: request.uri.path().to_owned(),
             query: request.uri.query().unwrap_or_default().to_owned(),
+            form: recorded_form(asked.form),
             headers: request
                 .headers
                 .iter()
@@ -234,6 +251,24 @@ fn recorded_header(name: &str, value: &http::HeaderValue) -> (String, String) {
     (name.to_owned(), value)
 }
 
+fn recorded_form(form: &str) -> String {
+    let members: Vec<_> = form
+        .split('&')
+        .map(|member| {
+            let name = member.split('=').next().unwrap_or_default();
+            let is_secret = SECRET_MEMBERS
+                .iter()
+                .any(|secret| Query::parse(name).get(secret).is_some());
+            if is_secret {
+                format!("{name}=[redacted]")
+            } else {
+                member.to_owned()
+            }
+        })
+        .collect();
+    members.join("&")
+}
+
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "the test set up what it unwraps")]
@@ -246,6 +281,13 @@ mod tests {
             request = request.header(*name, *value);
         }
         request.body(()).unwrap().into_parts().0
+    }
+
+    fn asking(resource: &str) -> Asked<'_> {
+        Asked {
+            resource: Some(resource),
+            form: "",
+        }
     }
 
     #[test]
@@ -261,7 +303,14 @@ mod tests {
             ],
         );
         recorder
-            .arrived(&sent, Some(Source::AppService), None)
+            .arrived(
+                &sent,
+                Some(Source::AppService),
+                &Asked {
+                    resource: None,
+                    form: "client%5Fassertion=s3cret&scope=a%2Fb&client_secret=s3cret",
+                },
+            )
             .answered(http::StatusCode::OK);
         let [record] = &recorder.requests()[..] else {
             panic!("one request was recorded")
@@ -270,6 +319,8 @@ mod tests {
         assert_eq!((&*record.method, &*record.path), ("GET", "/msi/token"));
         assert_eq!(record.parameter("resource").as_deref(), Some("https://vault.azure.net"));
         assert_eq!(record.header("metadata"), Some("true"));
+        assert_eq!(record.parameter("scope").as_deref(), Some("a/b"));
+        assert_eq!(record.parameter("client_assertion").as_deref(), Some("[redacted]"));
         for name in ["x-identity-header", "secret", "authorization"] {
             assert_eq!(record.header(name), Some("[redacted]"));
         }
@@ -280,11 +331,11 @@ mod tests {
     fn only_token_requests_are_counted_and_they_end_when_dropped() {
         let recorder = Recorder::new();
         let parts = request("/", &[]);
-        let first = recorder.arrived(&parts, Some(Source::Imds), Some("a"));
-        let second = recorder.arrived(&parts, Some(Source::Imds), Some("a"));
-        let _other = recorder.arrived(&parts, None, None);
+        let first = recorder.arrived(&parts, Some(Source::Imds), &asking("a"));
+        let second = recorder.arrived(&parts, Some(Source::Imds), &asking("a"));
+        let _other = recorder.arrived(&parts, None, &Asked::default());
         drop(first);
-        let third = recorder.arrived(&parts, Some(Source::AppService), Some("b"));
+        let third = recorder.arrived(&parts, Some(Source::AppService), &asking("b"));
         let stats = recorder.stats();
         assert_eq!((stats.requests, stats.in_flight, stats.max_in_flight), (3, 2, 2));
         assert_eq!(
@@ -299,7 +350,7 @@ mod tests {
     fn clearing_forgets_all_but_what_is_in_progress() {
         let recorder = Recorder::new();
         let parts = request("/", &[]);
-        let running = recorder.arrived(&parts, Some(Source::Imds), Some("a"));
+        let running = recorder.arrived(&parts, Some(Source::Imds), &asking("a"));
         recorder.clear();
         running.answered(http::StatusCode::OK);
         assert_eq!(recorder.requests(), []);
@@ -312,7 +363,7 @@ mod tests {
             }
         );
         drop(running);
-        let _next = recorder.arrived(&parts, None, None);
+        let _next = recorder.arrived(&parts, None, &Asked::default());
         assert_eq!(recorder.requests()[0].sequence, 2);
     }
 
@@ -321,7 +372,7 @@ mod tests {
         let recorder = Recorder::new();
         let parts = request("/", &[]);
         for number in 0..REMEMBERED + 2 {
-            recorder.arrived(&parts, Some(Source::Imds), Some(&number.to_string()));
+            recorder.arrived(&parts, Some(Source::Imds), &asking(&number.to_string()));
         }
         assert_eq!(recorder.requests().len(), REMEMBERED);
         assert_eq!(recorder.requests()[0].sequence, 3);

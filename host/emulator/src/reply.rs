@@ -23,6 +23,10 @@ impl Reply {
         }
     }
 
+    pub(crate) fn text(status: StatusCode, body: impl Into<Bytes>) -> Self {
+        Self::new(status, body).with(CONTENT_TYPE, "text/plain; charset=utf-8")
+    }
+
     pub(crate) fn empty(status: StatusCode) -> Self {
         Self::new(status, Bytes::new())
     }

@@ -11,7 +11,9 @@
 //!   "refresh_in": null,
 //!   "clock_offset_seconds": 0,
 //!   "unknown_resources": ["https://unknown.*", "https://not-registered.example"],
-//!   "rate_limit": null
+//!   "rate_limit": null,
+//!   "repeat_tokens": false,
+//!   "assertion_lifetime_seconds": 3600
 //! }
 //! ```
 
@@ -39,6 +41,12 @@ pub struct Settings {
     pub unknown_resources: Vec<String>,
     /// Throttles IMDS as Azure does; off when absent.
     pub rate_limit: Option<RateLimit>,
+    /// Answers with the same token until it is near its expiry, as Azure does, and not with a new one each time. Entra's
+    /// own endpoint, which workload identity uses, gives new tokens all the same.
+    pub repeat_tokens: bool,
+    /// Seconds for which the federated token of workload identity is valid; clusters make it an hour. Zero and negative
+    /// values make it expired. A change writes a new file.
+    pub assertion_lifetime_seconds: i64,
 }
 
 impl Default for Settings {
@@ -54,6 +62,8 @@ impl Default for Settings {
                 "https://not-registered.example".to_owned(),
             ],
             rate_limit: None,
+            repeat_tokens: false,
+            assertion_lifetime_seconds: 60 * 60,
         }
     }
 }
@@ -167,7 +177,9 @@ mod tests {
             "refresh_in": null,
             "clock_offset_seconds": 0,
             "unknown_resources": ["https://unknown.*", "https://not-registered.example"],
-            "rate_limit": null
+            "rate_limit": null,
+            "repeat_tokens": false,
+            "assertion_lifetime_seconds": 3600
         });
         assert_eq!(serde_json::to_value(Settings::default()).unwrap(), documented);
     }

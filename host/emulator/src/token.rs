@@ -15,7 +15,27 @@ use crate::settings::Settings;
 /// Entra dates tokens five minutes back (`iat`, `nbf`), so that a verifier whose clock is a little behind takes them.
 const BACKDATED_SECONDS: i64 = 300;
 
+/// Whose token for what.
+pub(crate) struct Wanted<'a> {
+    pub identity: &'a Identity,
+    pub resource: &'a str,
+    /// What the client can do with refusals of the resource (`xms_cc`), such as `cp1`.
+    pub capabilities: Vec<String>,
+}
+
+impl<'a> Wanted<'a> {
+    /// A token for a client that has announced nothing.
+    pub(crate) fn new(identity: &'a Identity, resource: &'a str) -> Self {
+        Self {
+            identity,
+            resource,
+            capabilities: Vec::new(),
+        }
+    }
+}
+
 /// A token and what a reply says about it.
+#[derive(Clone)]
 pub(crate) struct Issued {
     pub access_token: String,
     pub client_id: String,
@@ -45,6 +65,8 @@ struct Claims<'a> {
     tid: &'a str,
     uti: &'a str,
     ver: &'a str,
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    xms_cc: &'a [String],
     xms_mirid: &'a str,
 }
 
@@ -59,11 +81,16 @@ pub(crate) struct Issuer<'a> {
 }
 
 impl Issuer<'_> {
-    /// A new token that lets the identity use the resource. `token_id` becomes `uti`; it makes every token different.
+    /// A new token as wanted. `token_id` becomes `uti`; it makes every token different.
     ///
     /// # Errors
     /// When the signature fails, which does not happen with a key made by this crate.
-    pub(crate) fn issue(&self, identity: &Identity, resource: &str, token_id: &str) -> io::Result<Issued> {
+    pub(crate) fn issue(&self, wanted: &Wanted<'_>, token_id: &str) -> io::Result<Issued> {
+        let Wanted {
+            identity,
+            resource,
+            capabilities,
+        } = wanted;
         let issuer = issuer_url(self.base_url, &self.identities.tenant_id);
         let expires_in = self.settings.token_lifetime_seconds;
         let not_before = self.now.saturating_sub(BACKDATED_SECONDS);
@@ -84,12 +111,13 @@ impl Issuer<'_> {
             tid: &self.identities.tenant_id,
             uti: token_id,
             ver: "1.0",
+            xms_cc: capabilities,
             xms_mirid: &identity.resource_id,
         })?;
         Ok(Issued {
             access_token,
             client_id: identity.client_id.clone(),
-            resource: resource.to_owned(),
+            resource: (*resource).to_owned(),
             not_before,
             expires_on,
             expires_in,

@@ -38,6 +38,14 @@ pub(crate) struct FaultDocument {
     endless_body_bytes: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     truncate: Option<Truncate>,
+    #[serde(skip_serializing_if = "is_default")]
+    reset: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    raw: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    endless_header_bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    interim_replies: Option<u64>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -70,12 +78,20 @@ impl TryFrom<FaultDocument> for Fault {
             document.truncate.map(|truncate| Delivery::Truncated {
                 after_bytes: truncate.after_bytes,
             }),
+            document.reset.then_some(Delivery::Reset),
+            document.raw.map(|text| Delivery::Raw(text.into())),
+            document
+                .endless_header_bytes
+                .map(|bytes| Delivery::EndlessHeader { bytes }),
+            document.interim_replies.map(|count| Delivery::InterimReplies { count }),
         ]
         .into_iter()
         .flatten();
         let mut fault = Self::delivered(deliveries.next().unwrap_or_default());
         if deliveries.next().is_some() {
-            return Err("a fault has at most one of hang, close, drip, endless_body_bytes and truncate".to_owned());
+            let ways = "hang, close, drip, endless_body_bytes, truncate, reset, raw, endless_header_bytes and \
+                        interim_replies";
+            return Err(format!("a fault has at most one of {ways}"));
         }
         if document.status.is_some() || document.body.is_some() {
             let body = match document.body {
@@ -129,6 +145,10 @@ impl From<Fault> for FaultDocument {
             }
             Delivery::Endless { bytes } => document.endless_body_bytes = Some(bytes),
             Delivery::Truncated { after_bytes } => document.truncate = Some(Truncate { after_bytes }),
+            Delivery::Reset => document.reset = true,
+            Delivery::Raw(bytes) => document.raw = Some(String::from_utf8_lossy(&bytes).into_owned()),
+            Delivery::EndlessHeader { bytes } => document.endless_header_bytes = Some(bytes),
+            Delivery::InterimReplies { count } => document.interim_replies = Some(count),
         }
         document
     }
@@ -170,6 +190,10 @@ mod tests {
             json!({"drip": {"interval_ms": 100}}),
             json!({"endless_body_bytes": 50_000_000}),
             json!({"truncate": {"after_bytes": 20}}),
+            json!({"reset": true, "protocol": "app-service-2017"}),
+            json!({"raw": "SSH-2.0-emulator\r\n"}),
+            json!({"endless_header_bytes": 50_000_000}),
+            json!({"interim_replies": 1000, "protocol": "workload-identity"}),
         ] {
             let listed = FaultDocument::from(parsed(document.clone()).unwrap());
             assert_eq!(serde_json::to_value(&listed).unwrap(), document);
@@ -194,6 +218,7 @@ mod tests {
     fn a_malformed_fault_is_refused_with_a_reason() {
         for (document, reason) in [
             (json!({"hang": true, "close": true}), "at most one of"),
+            (json!({"raw": "", "reset": true}), "at most one of"),
             (json!({"status": 102}), "200 to 599"),
             (json!({"status": 1000}), "200 to 599"),
             (json!({"headers": {"no spaces": "x"}}), "not a header name"),

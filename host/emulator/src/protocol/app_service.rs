@@ -17,7 +17,7 @@
 use http::StatusCode;
 use serde_json::{Map, json};
 
-use super::{Addresses, Endpoint, Platform, Source, TokenRequest, method_not_allowed};
+use super::{Addresses, Endpoint, Place, Platform, Source, TokenRequest, Variables, method_not_allowed};
 use crate::expiry::{self, DocumentedExpiry};
 use crate::identities::{Identity, Selector};
 use crate::reply::Reply;
@@ -25,7 +25,8 @@ use crate::settings::{ExpiresIn, ExpiresOn};
 
 pub(super) const ENDPOINT: Endpoint = Endpoint {
     source: Source::AppService,
-    path: PATH,
+    place: Place::At(PATH),
+    tls_only: false,
     rate_limited: false,
     environment,
     answer,
@@ -40,31 +41,35 @@ const EXPIRY: DocumentedExpiry = DocumentedExpiry {
     ext_expires_in: false,
 };
 
-fn environment(addresses: &Addresses<'_>) -> Vec<(&'static str, String)> {
-    vec![
+fn environment(addresses: &Addresses<'_>) -> Option<Variables> {
+    Some(vec![
         ("IDENTITY_ENDPOINT", format!("{}{PATH}", addresses.base_url)),
         ("IDENTITY_HEADER", addresses.header_secret.reveal().to_owned()),
-    ]
+    ])
 }
 
-/// A refusal, before it has a correlation id.
-struct Refusal {
+/// A refusal, before it has a correlation id. The 2017 version has the same.
+pub(super) struct Refusal {
     status: StatusCode,
     message: String,
 }
 
-fn answer(request: &TokenRequest<'_>, platform: &Platform<'_>) -> Reply {
-    token(request, platform).unwrap_or_else(|Refusal { status, message }| {
+impl Refusal {
+    pub(super) fn reply(self, platform: &Platform<'_>) -> Reply {
         let body = json!({
-            "statusCode": status.as_u16(),
-            "message": message,
+            "statusCode": self.status.as_u16(),
+            "message": self.message,
             "correlationId": platform.unique.guid(),
         });
-        match status {
+        match self.status {
             StatusCode::METHOD_NOT_ALLOWED => method_not_allowed(&body),
             status => Reply::json(status, &body),
         }
-    })
+    }
+}
+
+fn answer(request: &TokenRequest<'_>, platform: &Platform<'_>) -> Reply {
+    token(request, platform).unwrap_or_else(|refusal| refusal.reply(platform))
 }
 
 fn token(request: &TokenRequest<'_>, platform: &Platform<'_>) -> Result<Reply, Refusal> {
@@ -139,11 +144,11 @@ fn chosen_identity<'a>(request: &TokenRequest<'_>, platform: &Platform<'a>) -> R
     }
 }
 
-fn bad_request(message: impl Into<String>) -> Refusal {
+pub(super) fn bad_request(message: impl Into<String>) -> Refusal {
     refusal(StatusCode::BAD_REQUEST, message)
 }
 
-fn refusal(status: StatusCode, message: impl Into<String>) -> Refusal {
+pub(super) fn refusal(status: StatusCode, message: impl Into<String>) -> Refusal {
     Refusal {
         status,
         message: message.into(),

@@ -17,8 +17,8 @@ use http::StatusCode;
 use http::header::SERVER;
 use serde_json::{Map, json};
 
-use super::{Addresses, Endpoint, Platform, Source, TokenRequest, method_not_allowed};
-use crate::clock;
+use super::{Addresses, Endpoint, Place, Platform, Source, TokenRequest, Variables, method_not_allowed};
+use crate::entra;
 use crate::expiry::{self, DocumentedExpiry};
 use crate::identities::{Identity, Selector};
 use crate::reply::Reply;
@@ -26,7 +26,8 @@ use crate::settings::{ExpiresIn, ExpiresOn};
 
 pub(super) const ENDPOINT: Endpoint = Endpoint {
     source: Source::Imds,
-    path: "/metadata/identity/oauth2/token",
+    place: Place::At("/metadata/identity/oauth2/token"),
+    tls_only: false,
     rate_limited: true,
     environment,
     answer,
@@ -70,8 +71,11 @@ const EXPIRY: DocumentedExpiry = DocumentedExpiry {
 
 /// The address of IMDS is fixed, so nothing but this override, which the Azure SDKs have from pod identity, can lead a
 /// client elsewhere.
-fn environment(addresses: &Addresses<'_>) -> Vec<(&'static str, String)> {
-    vec![("AZURE_POD_IDENTITY_AUTHORITY_HOST", addresses.base_url.to_owned())]
+fn environment(addresses: &Addresses<'_>) -> Option<Variables> {
+    Some(vec![(
+        "AZURE_POD_IDENTITY_AUTHORITY_HOST",
+        addresses.base_url.to_owned(),
+    )])
 }
 
 fn answer(request: &TokenRequest<'_>, platform: &Platform<'_>) -> Reply {
@@ -83,11 +87,7 @@ fn token(request: &TokenRequest<'_>, platform: &Platform<'_>) -> Result<Reply, R
     if request.method != http::Method::GET {
         return Err(method_not_allowed(&json!({"error": "Method not allowed"})));
     }
-    let metadata = request
-        .headers
-        .get("metadata")
-        .map_or(b"".as_slice(), |value| value.as_bytes());
-    if !metadata.eq_ignore_ascii_case(b"true") {
+    if !request.has_metadata_header() {
         return Err(invalid_request("Required metadata header not specified"));
     }
     if request.headers.contains_key("x-forwarded-for") {
@@ -172,19 +172,10 @@ fn chosen_identity<'a>(request: &TokenRequest<'_>, platform: &Platform<'a>) -> R
 
 /// Entra's refusal of a resource that the tenant does not know, which IMDS passes on.
 fn unknown_resource(resource: &str, platform: &Platform<'_>) -> Reply {
-    let description = format!(
-        "AADSTS500011: The resource principal named {resource} was not found in the tenant named {tenant}. This can \
-         happen if the application has not been installed by the administrator of the tenant or consented to by any user \
-         in the tenant. You might have sent your authentication request to the wrong tenant. Trace ID: {trace} \
-         Correlation ID: {correlation} Timestamp: {timestamp}",
-        tenant = platform.identities.tenant_id,
-        trace = platform.unique.guid(),
-        correlation = platform.unique.guid(),
-        timestamp = clock::iso8601(platform.issuer.now),
-    );
+    let refusal = entra::Refusal::unknown_resource(resource, &platform.identities.tenant_id);
     Reply::json(
         StatusCode::BAD_REQUEST,
-        &json!({"error": "invalid_resource", "error_description": description}),
+        &json!({"error": refusal.error, "error_description": refusal.description(platform)}),
     )
 }
 

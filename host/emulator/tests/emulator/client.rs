@@ -1,11 +1,16 @@
 //! An HTTP client of a few lines, which sends exactly what a test says and shows exactly what comes back.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use managed_identity_emulator::Emulator;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
 
 /// Everything that came back on a connection, up to its end.
 #[derive(Debug)]
@@ -73,10 +78,12 @@ pub(crate) async fn try_send(
     headers: &[(&str, &str)],
     body: &str,
 ) -> Option<Answer> {
-    let mut request = format!(
-        "{method} {target} HTTP/1.1\r\nhost: {}\r\nconnection: close\r\n",
-        emulator.listening()
-    );
+    let request = request(emulator.listening(), method, target, headers, body);
+    Answer::parse(&exchange_raw(emulator.listening(), request.as_bytes()).await)
+}
+
+fn request(host: SocketAddr, method: &str, target: &str, headers: &[(&str, &str)], body: &str) -> String {
+    let mut request = format!("{method} {target} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n");
     for (name, value) in headers {
         request.push_str(&format!("{name}: {value}\r\n"));
     }
@@ -85,7 +92,53 @@ pub(crate) async fn try_send(
     }
     request.push_str("\r\n");
     request.push_str(body);
-    Answer::parse(&exchange_raw(emulator.listening(), request.as_bytes()).await)
+    request
+}
+
+/// A request over TLS, to a server that the client thinks has this name; `None` if there was no answer.
+pub(crate) async fn try_send_tls(
+    emulator: &Emulator,
+    server_name: &str,
+    method: &str,
+    target: &str,
+    headers: &[(&str, &str)],
+    body: &str,
+) -> Option<Answer> {
+    let address = emulator.tls_listening().unwrap();
+    let mut roots = RootCertStore::empty();
+    let pem = emulator.certificate().unwrap().authority_pem();
+    roots
+        .add(CertificateDer::from_pem_slice(pem.as_bytes()).unwrap())
+        .unwrap();
+    let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let stream = TcpStream::connect(address).await.unwrap();
+    let name = ServerName::try_from(server_name.to_owned()).unwrap();
+    let mut stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await.ok()?;
+    let request = request(address, method, target, headers, body);
+    stream.write_all(request.as_bytes()).await.ok()?;
+    let mut answer = Vec::new();
+    // A stream that ends without saying so counts as far as it came.
+    let _ = stream.read_to_end(&mut answer).await;
+    Answer::parse(&answer)
+}
+
+/// A form, sent to the port with TLS.
+pub(crate) async fn post_tls(emulator: &Emulator, server_name: &str, target: &str, form: &str) -> Answer {
+    try_send_tls(emulator, server_name, "POST", target, &[FORM], form)
+        .await
+        .unwrap()
+}
+
+pub(crate) const FORM: (&str, &str) = ("content-type", "application/x-www-form-urlencoded");
+
+/// The path and query of a URL.
+pub(crate) fn path_of(url: &str) -> &str {
+    let rest = url.split_once("://").unwrap().1;
+    &rest[rest.find('/').unwrap()..]
 }
 
 pub(crate) async fn get(emulator: &Emulator, target: &str, headers: &[(&str, &str)]) -> Answer {
@@ -127,7 +180,7 @@ pub(crate) fn header_secret(emulator: &Emulator) -> String {
 }
 
 /// Percent-encodes what has a meaning in a query.
-fn encoded(value: &str) -> String {
+pub(crate) fn encoded(value: &str) -> String {
     value
         .replace('%', "%25")
         .replace(':', "%3A")
@@ -147,4 +200,11 @@ pub(crate) async fn control(emulator: &Emulator, method: &str, path: &str, body:
     try_send(emulator, method, &format!("/control/{path}"), &headers, &body)
         .await
         .unwrap()
+}
+
+/// The names of the members of an object, sorted.
+pub(crate) fn names(object: &Value) -> Vec<&str> {
+    let mut names: Vec<_> = object.as_object().unwrap().keys().map(String::as_str).collect();
+    names.sort_unstable();
+    names
 }

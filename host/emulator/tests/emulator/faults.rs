@@ -6,7 +6,7 @@ use managed_identity_emulator::http::{HeaderName, HeaderValue, StatusCode};
 use managed_identity_emulator::{Emulator, Fault, RateLimit, Source};
 use tokio::time::{Instant, timeout};
 
-use crate::client::{Answer, app_service, imds, imds_target, try_send};
+use crate::client::{Answer, app_service, exchange_raw, imds, imds_target, try_send};
 use crate::{VAULT, emulator};
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -236,4 +236,36 @@ fn unchunked(mut body: &[u8]) -> Vec<u8> {
         whole.extend_from_slice(&body[end + 2..end + 2 + size]);
         body = &body[end + 2 + size + 2..];
     }
+}
+
+#[tokio::test]
+async fn what_no_http_library_would_send_is_sent() {
+    let emulator = emulator();
+    let target = imds_target(VAULT, "");
+    let request = format!("GET {target} HTTP/1.1\r\nhost: localhost\r\nmetadata: true\r\nconnection: close\r\n\r\n");
+    let exchange = async |fault: Fault| {
+        emulator.add_fault(fault.times(1));
+        exchange_raw(emulator.listening(), request.as_bytes()).await
+    };
+    assert_eq!(
+        exchange(Fault::raw("SSH-2.0-emulator\r\n")).await,
+        b"SSH-2.0-emulator\r\n"
+    );
+    assert_eq!(exchange(Fault::reset()).await, b"");
+
+    let header = exchange(Fault::endless_header(100_000)).await;
+    assert!(header.starts_with(b"HTTP/1.1 200 OK\r\nx-endless: xxx") && header.ends_with(b"x"));
+    assert!(header.len() > 100_000 && header.len() < 100_100, "{}", header.len());
+
+    let flood = String::from_utf8(exchange(Fault::interim_replies(5000)).await).unwrap();
+    assert_eq!(flood.matches("HTTP/1.1 103 Early Hints\r\n\r\n").count(), 5000);
+    let last = flood.rsplit("\r\n\r\n").next().unwrap();
+    assert!(
+        flood.contains("HTTP/1.1 200 OK\r\n") && last.contains("access_token"),
+        "{last}"
+    );
+
+    let statuses: Vec<_> = emulator.requests().iter().map(|request| request.status).collect();
+    assert_eq!(statuses, [None, None, None, Some(200)]);
+    assert_eq!(emulator.stats().in_flight, 0);
 }

@@ -9,13 +9,20 @@
 )]
 
 mod app_service;
+mod app_service_2017;
+mod azure_arc;
 mod client;
+mod cloud_shell;
 mod control;
 mod faults;
 mod imds;
+mod look_alikes;
 mod server;
+mod service_fabric;
 mod tokens;
+mod workload_identity;
 
+use std::path::PathBuf;
 use std::sync::OnceLock;
 
 use managed_identity_emulator::{Emulator, EmulatorConfig, Identities, SigningKey};
@@ -30,14 +37,46 @@ fn emulator() -> Emulator {
 
 /// An emulator with these identities.
 fn emulator_with(identities: Identities) -> Emulator {
-    static KEY: OnceLock<SigningKey> = OnceLock::new();
-    let key = KEY.get_or_init(|| SigningKey::generate().unwrap());
-    Emulator::start(EmulatorConfig {
+    started(EmulatorConfig {
         identities,
-        signing_key: Some(key.clone()),
         ..EmulatorConfig::default()
     })
+}
+
+/// An emulator with this configuration and the common key.
+fn started(config: EmulatorConfig) -> Emulator {
+    Emulator::start(EmulatorConfig {
+        signing_key: Some(signing_key()),
+        ..config
+    })
     .unwrap()
+}
+
+/// The key of all tests.
+fn signing_key() -> SigningKey {
+    static KEY: OnceLock<SigningKey> = OnceLock::new();
+    KEY.get_or_init(|| SigningKey::generate().unwrap()).clone()
+}
+
+/// A directory of one test, removed with all that is in it.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new(name: &str) -> Self {
+        let directory = std::env::temp_dir().join(format!("managed-identity-emulator-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&directory).unwrap();
+        Self(directory)
+    }
+
+    fn files(&self) -> usize {
+        std::fs::read_dir(&self.0).unwrap().count()
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
 }
 
 /// Which identities a machine has.

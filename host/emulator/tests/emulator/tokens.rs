@@ -21,7 +21,7 @@ fn taken_apart(token: &str) -> (Value, Value, &str, Vec<u8>) {
     (json(header), json(claims), signed, decoded(signature))
 }
 
-fn claims(reply: &Value) -> Value {
+pub(crate) fn claims(reply: &Value) -> Value {
     taken_apart(reply["access_token"].as_str().unwrap()).1
 }
 

@@ -125,6 +125,7 @@ macro_rules! faults {
                 | $code::ConnectionRefused
                 | $code::ConnectionTimeout
                 | $code::ConnectionLimitReached => TransportFault::NotConnected,
+                $code::ConfigurationError => TransportFault::Misconfigured,
                 $code::TlsCertificateError => TransportFault::Certificate,
                 $code::TlsProtocolError | $code::TlsAlertReceived(_) => TransportFault::NotTls,
                 $code::ConnectionReadTimeout | $code::ConnectionWriteTimeout | $code::HttpResponseTimeout => {

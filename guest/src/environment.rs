@@ -16,12 +16,17 @@ pub const VARIABLES: &[&str] = &[
     "IDENTITY_HEADER",
     "IDENTITY_SERVER_THUMBPRINT",
     "IMDS_ENDPOINT",
+    ARC_AGENT,
     "MANAGED_IDENTITY_USE_TOKEN_PROXY",
     "MSI_ENDPOINT",
     "MSI_SECRET",
     "ProgramData",
     "WEBSITE_SITE_NAME",
 ];
+
+/// The variable by which a host says to a provider that the agent of Azure Arc is installed, though its keys cannot be read:
+/// otherwise the metadata service would be taken for the source. Its value is `true`.
+pub const ARC_AGENT: &str = "MANAGED_IDENTITY_ARC_AGENT";
 
 /// Where the agent of Azure Arc leaves its keys on Linux.
 pub const ARC_DIRECTORY: &str = "/var/opt/azcmagent/tokens";
@@ -50,7 +55,7 @@ impl Environment {
 
     /// The same environment on a machine where the agent of Azure Arc is installed, or not. Installed, it need not be
     /// announced by variables. A host knows it by the agent's program; the component, by being granted
-    /// [`ARC_DIRECTORY`] or its counterpart on Windows.
+    /// [`ARC_DIRECTORY`] or its counterpart on Windows, or by [`ARC_AGENT`].
     #[must_use]
     pub fn with_arc_agent(mut self, installed: bool) -> Self {
         self.arc_agent = installed;
@@ -60,7 +65,7 @@ impl Environment {
     /// Whether the agent of Azure Arc is installed.
     #[must_use]
     pub fn has_arc_agent(&self) -> bool {
-        self.arc_agent
+        self.arc_agent || self.get(ARC_AGENT) == Some("true")
     }
 
     /// The value of a variable that is set and not empty.

@@ -39,6 +39,7 @@ impl Asked<'_> {
             TransportFault::NotHttp | TransportFault::Certificate | TransportFault::NotTls => {
                 Cause::EndpointIntercepted
             }
+            TransportFault::Misconfigured => Cause::NotConfigured,
             TransportFault::Other => Cause::Internal,
             TransportFault::NameNotFound | TransportFault::NotConnected | TransportFault::NoReply => {
                 Cause::EndpointUnreachable
@@ -55,6 +56,7 @@ impl Asked<'_> {
             TransportFault::Certificate | TransportFault::NotTls => {
                 "Let requests to this address bypass proxies that break TLS open, or have the host trust its authority."
             }
+            TransportFault::Misconfigured => "Correct the variables that name the endpoint's certificate authority.",
             TransportFault::Other => "See the log of the host.",
             _ => "Check that the platform's identity service runs and that the environment is the platform's own.",
         };

@@ -185,6 +185,8 @@ pub enum TransportFault {
     Certificate,
     /// No TLS connection could be agreed upon. Nothing was sent.
     NotTls,
+    /// The host is set up for this endpoint in a way that cannot work. Nothing was sent.
+    Misconfigured,
     /// The host failed in another way.
     Other,
 }
@@ -203,6 +205,7 @@ impl TransportFault {
             Self::NotHttp => "does not speak HTTP",
             Self::Certificate => "presents a TLS certificate that is not trusted for it, so that nothing was sent",
             Self::NotTls => "does not speak TLS as this client does, so that nothing was sent",
+            Self::Misconfigured => "cannot be asked in the way that the host is set up for it",
             Self::Other => "cannot be asked",
         }
     }
@@ -212,7 +215,7 @@ impl TransportFault {
     pub fn is_transient(self) -> bool {
         !matches!(
             self,
-            Self::Denied | Self::TooLarge | Self::NotHttp | Self::Certificate | Self::NotTls
+            Self::Denied | Self::TooLarge | Self::NotHttp | Self::Certificate | Self::NotTls | Self::Misconfigured
         )
     }
 }

@@ -34,7 +34,7 @@ const SMALLEST_HEAD_LIMIT: usize = 8 * 1024;
 pub struct OutboundConfig {
     /// How long resolving, connecting and the handshake of TLS may take together. Default: 2 s. Most endpoints are on the
     /// same machine or link and answer within milliseconds; where there is none, link-local packets just vanish, and every caller
-    /// waits this long to be told.
+    /// waits this long to be told. A [`Broker`](crate::Broker) gives public endpoints 10 s, unless another time is set.
     pub connect_timeout: Duration,
     /// How long the head of the reply may take, from the connection on. Default: 60 s. The metadata service asks Azure
     /// for the token while the caller waits, and may take long when it is throttled.

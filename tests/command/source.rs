@@ -94,15 +94,33 @@ const CASES: &[Case] = &[
         environment: &[ENDPOINT, HEADER, THUMBPRINT],
         source: None,
         endpoint: None,
-        cause: Some("unsupported"),
+        cause: Some("not-configured"),
+        named: &["IDENTITY_SERVER_THUMBPRINT"],
+    },
+    Case {
+        environment: &[("IDENTITY_ENDPOINT", "https://127.0.0.1:1/token"), HEADER, THUMBPRINT],
+        source: None,
+        endpoint: None,
+        cause: Some("not-configured"),
         named: &["IDENTITY_SERVER_THUMBPRINT"],
     },
     Case {
         environment: &[("MSI_ENDPOINT", "http://127.0.0.1:1/"), ("MSI_SECRET", "v4lu3")],
+        source: Some("azure-ml"),
+        endpoint: Some("http://127.0.0.1:1/"),
+        cause: None,
+        named: &["MSI_ENDPOINT", "MSI_SECRET"],
+    },
+    Case {
+        environment: &[
+            ("AZURE_FEDERATED_TOKEN_FILE", "/run/v4lu3/token"),
+            ("AZURE_TENANT_ID", "v4lu3"),
+            ("AZURE_AUTHORITY_HOST", "http://127.0.0.1:1/"),
+        ],
         source: None,
         endpoint: None,
-        cause: Some("unsupported"),
-        named: &["MSI_ENDPOINT"],
+        cause: Some("not-configured"),
+        named: &["AZURE_FEDERATED_TOKEN_FILE", "AZURE_AUTHORITY_HOST"],
     },
 ];
 

@@ -5,6 +5,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use managed_identity_host::outbound::Endpoint;
 use managed_identity_host::{Broker, BrokerBuilder, Identity, WasiVersion};
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -26,16 +27,18 @@ pub(crate) enum Command {
     Inspect(InspectArguments),
     Emulate(EmulateArguments),
     Demo(DemoArguments),
+    Conformance(ConformanceArguments),
 }
 
 impl Command {
     pub(crate) fn output_is_json(&self) -> bool {
         match self {
-            Self::Token(arguments) => arguments.output == TokenOutput::Json,
+            Self::Token(arguments) => arguments.output == TokenOutput::Json || arguments.audience.requests,
             Self::Source(arguments) => arguments.output == Output::Json,
             Self::Inspect(arguments) => arguments.output == Output::Json,
             Self::Emulate(arguments) => arguments.output == Output::Json,
             Self::Demo(_) => false,
+            Self::Conformance(arguments) => arguments.output == Output::Json,
         }
     }
 }
@@ -47,6 +50,7 @@ Examples:
   managed-identity token --resource https://vault.azure.net
   managed-identity token --scope https://storage.azure.com/.default --output json
   curl -H \"$(managed-identity token --resource https://management.azure.com --output header)\" …
+  echo '{\"audience\":\"https://vault.azure.net\"}' | managed-identity token --requests
 
 With `--output json`, a failure is one JSON object on standard error. Exit codes: 0 token, 1 failure, 2 usage.")]
 pub(crate) struct TokenArguments {
@@ -82,6 +86,13 @@ pub(crate) struct AudienceArguments {
     /// The same as a scope, which ends in /.default
     #[arg(long, value_name = "SCOPE", value_parser = scope)]
     scope: Option<String>,
+
+    /// Answer many requests: one JSON object per line of standard input, one per line of output
+    ///
+    /// A request has `audience` and may have `identity` (an object with `kind`, and `id` where the kind has one), `claims`,
+    /// `rejected_token` and `timeout_ms`. An answer is what `--output json` prints, or an object with `error`.
+    #[arg(long, conflicts_with_all = ["IdentityArguments", "claims", "timeout", "output"])]
+    pub(crate) requests: bool,
 }
 
 impl AudienceArguments {
@@ -273,6 +284,44 @@ Exit codes: 0 all went as described, 1 something did not, 2 usage.")]
 pub(crate) struct DemoArguments {
     #[command(flatten)]
     pub(crate) provider: ProviderArguments,
+}
+
+/// Hold any managed-identity client against the conformance cases
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  managed-identity conformance --command 'managed-identity token --requests'
+  managed-identity conformance --command 'python3 my_client.py' --case app-service/ --jobs 16
+  managed-identity conformance --list
+
+The command is started by `sh -c`, once for each case, in the case's environment alone. It reads one JSON request per
+line from standard input and prints one JSON answer per line, as `token --requests` does.
+
+Exit codes: 0 all cases passed, 1 some did not, 2 usage.")]
+pub(crate) struct ConformanceArguments {
+    /// Command line of the client
+    #[arg(long, value_name = "COMMAND", required_unless_present = "list")]
+    pub(crate) command: Option<String>,
+
+    /// Take the cases below this directory instead of the built-in ones
+    #[arg(long, value_name = "DIR")]
+    pub(crate) cases: Option<PathBuf>,
+
+    /// Play only cases with this in their name; `*` stands for anything, and the whole name has to match then
+    #[arg(long, value_name = "PATTERN")]
+    pub(crate) case: Option<String>,
+
+    /// How many cases are played at a time; twice the number of processors when absent
+    #[arg(long, value_name = "N")]
+    pub(crate) jobs: Option<NonZeroUsize>,
+
+    /// Name the cases and play none
+    #[arg(long, conflicts_with_all = ["command", "jobs"])]
+    pub(crate) list: bool,
+
+    /// What to print
+    #[arg(long, value_enum, default_value_t = Output::Text)]
+    pub(crate) output: Output,
 }
 
 fn duration(text: &str) -> Result<Duration, String> {

@@ -282,6 +282,9 @@ impl File {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Step {
+    /// What is put into the file system before the step, in the place of what is there.
+    #[serde(default)]
+    pub files: Vec<File>,
     /// What the client is asked.
     pub request: Request,
     /// What the client sends meanwhile, in order, and gets.
@@ -338,6 +341,9 @@ pub struct Exchange {
     pub request: ExpectedRequest,
     reply: Option<Reply>,
     fault: Option<Fault>,
+    /// How much time has to have passed since the request before it in the step, in milliseconds.
+    #[serde(default)]
+    pub after_ms: u64,
     /// Whether it may happen any number of times, but once at least.
     #[serde(default)]
     pub repeated: bool,
@@ -400,6 +406,9 @@ pub struct ExpectedRequest {
     /// The parameters of the query, decoded. One without a value must not be there.
     #[serde(default)]
     pub query: BTreeMap<String, Option<Accepted>>,
+    /// Other sets of parameters, one of which has to be there besides: platforms take several names for one thing.
+    #[serde(default)]
+    pub query_any: Vec<BTreeMap<String, Accepted>>,
     /// Whether the query may have other parameters.
     #[serde(default)]
     pub more_query: bool,
@@ -411,6 +420,9 @@ pub struct ExpectedRequest {
     pub absent_headers: Vec<String>,
     /// The form in the body, decoded. A field without a value must not be there.
     pub form: Option<BTreeMap<String, Option<Accepted>>>,
+    /// Whether the form may have other fields.
+    #[serde(default)]
+    pub more_form: bool,
 }
 
 /// One text, or several.
@@ -658,6 +670,10 @@ impl Scenario {
             file.check().map_err(|reason| format!("files[{number}]: {reason}"))?;
         }
         for (number, step) in self.steps.iter().enumerate() {
+            for (index, file) in step.files.iter().enumerate() {
+                file.check()
+                    .map_err(|reason| format!("steps[{number}].files[{index}]: {reason}"))?;
+            }
             step.expect
                 .check()
                 .map_err(|reason| format!("steps[{number}].expect: {reason}"))?;

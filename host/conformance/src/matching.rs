@@ -77,13 +77,7 @@ pub fn request(expected: &ExpectedRequest, arrived: &Arrived) -> Vec<String> {
     if arrived.path != expected.path {
         faults.push(format!("path: expected `{}`, got `{}`", expected.path, arrived.path));
     }
-    pairs(
-        "query parameter",
-        &expected.query,
-        expected.more_query,
-        &arrived.query,
-        &mut faults,
-    );
+    faults.extend(query(expected, arrived));
     for (name, accepted) in &expected.headers {
         let values: Vec<_> = arrived
             .headers
@@ -107,9 +101,33 @@ pub fn request(expected: &ExpectedRequest, arrived: &Arrived) -> Vec<String> {
         }
     }
     if let Some(form) = &expected.form {
-        pairs("form field", form, false, &arrived.form(), &mut faults);
+        pairs("form field", form, expected.more_form, &arrived.form(), &mut faults);
     }
     faults
+}
+
+/// How a query differs, from the nearest of those that are accepted.
+fn query(expected: &ExpectedRequest, arrived: &Arrived) -> Vec<String> {
+    let differences = |query: &BTreeMap<_, _>| {
+        let mut faults = Vec::new();
+        pairs(
+            "query parameter",
+            query,
+            expected.more_query,
+            &arrived.query,
+            &mut faults,
+        );
+        faults
+    };
+    let alternatives = expected.query_any.iter().map(|more| {
+        let more = more
+            .iter()
+            .map(|(name, accepted)| (name.clone(), Some(accepted.clone())));
+        differences(&expected.query.clone().into_iter().chain(more).collect())
+    });
+    alternatives
+        .min_by_key(Vec::len)
+        .unwrap_or_else(|| differences(&expected.query))
 }
 
 fn pairs(
@@ -420,6 +438,27 @@ mod tests {
             request(&more, &arrived("GET", &format!("{good}&more=y"), &[header], "")),
             [""; 0]
         );
+    }
+
+    #[test]
+    fn one_of_several_queries_is_enough() {
+        let expected: ExpectedRequest = serde_json::from_str(
+            r#"{ "path": "/", "query": { "v": "1" }, "query_any": [{ "principal_id": "p" }, { "object_id": "p" }] }"#,
+        )
+        .expect("well-formed");
+        for (target, faults) in [
+            ("/?v=1&principal_id=p", 0),
+            ("/?object_id=p&v=1", 0),
+            ("/?v=1", 1),
+            ("/?v=1&object_id=q", 1),
+            ("/?v=1&object_id=p&principal_id=p", 1),
+        ] {
+            assert_eq!(
+                request(&expected, &arrived("GET", target, &[], "")).len(),
+                faults,
+                "{target}"
+            );
+        }
     }
 
     #[test]

@@ -5,9 +5,9 @@
 //! the cases describes both lines.
 
 use crate::answer::{Answer, abbreviated};
-use crate::case::{Identity, Request, Runner};
+use crate::case::{File, Identity, Request, Runner, Scenario};
 use crate::run::{Client, Ended, NotStarted, Session, Setting};
-use crate::scratch::{Scratch, lay_out, moved};
+use crate::scratch::{lay_out, moved};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -48,28 +48,23 @@ impl Process {
     }
 
     /// The command, without an environment, and with the files of the case where it will look for them.
-    async fn command(&self, setting: &Setting, scratch: &Scratch) -> Result<Command, NotStarted> {
-        let failed = |error: io::Error| NotStarted::Failed(format!("The files cannot be laid out: {error}"));
-        let files = &setting.scenario.files;
-        let shared = scratch.path().join("shared");
-        let place = |path: &str| {
-            let own = Path::new(path)
-                .starts_with(&setting.values.directory)
-                .then(|| PathBuf::from(path));
-            own.or_else(|| moved(path, SHARED, &shared))
-        };
-        if let Some(file) = files.iter().find(|file| place(&file.path).is_none()) {
+    async fn command(&self, setting: &Setting, places: &Places) -> Result<Command, NotStarted> {
+        let Scenario { files, steps, .. } = &setting.scenario;
+        let all = || files.iter().chain(steps.iter().flat_map(|step| &step.files));
+        if let Some(file) = all().find(|file| places.of(&file.path).is_none()) {
             return Err(NotStarted::Unfit(format!(
                 "no program can be given the file {} of its own",
                 file.path
             )));
         }
-        lay_out(files, place, |target| PathBuf::from(target)).map_err(failed)?;
-        if !files.iter().any(|file| moved(&file.path, SHARED, &shared).is_some()) {
+        let failed = |error: io::Error| NotStarted::Failed(format!("The files cannot be laid out: {error}"));
+        places.lay_out(files).map_err(failed)?;
+        if !all().any(|file| Path::new(&file.path).starts_with(SHARED)) {
             let mut command = Command::new("sh");
             command.args(["-c", &self.command]);
             return Ok(command);
         }
+        std::fs::create_dir_all(&places.shared).map_err(failed)?;
         let arguments = match self.unshare.get_or_init(unshare).await {
             Ok(arguments) => arguments,
             Err(reason) => return Err(NotStarted::Unfit(reason.clone())),
@@ -77,8 +72,29 @@ impl Process {
         let mut command = Command::new("unshare");
         command.args(*arguments);
         command.args(["sh", "-c", "mount --bind \"$1\" /var/opt && exec sh -c \"$2\"", "sh"]);
-        command.arg(shared).arg(&self.command);
+        command.arg(&places.shared).arg(&self.command);
         Ok(command)
+    }
+}
+
+/// Where the files of a case really are.
+#[derive(Debug)]
+struct Places {
+    /// The directory of the case, which is where the case says.
+    own: String,
+    /// What is at [`SHARED`] for the client.
+    shared: PathBuf,
+}
+
+impl Places {
+    fn of(&self, path: &str) -> Option<PathBuf> {
+        let own = Path::new(path).starts_with(&self.own).then(|| PathBuf::from(path));
+        own.or_else(|| moved(path, SHARED, &self.shared))
+    }
+
+    /// Links lead where the case says: the client sees the files where the case has them.
+    fn lay_out(&self, files: &[File]) -> io::Result<()> {
+        lay_out(files, |path| self.of(path), |target| PathBuf::from(target))
     }
 }
 
@@ -125,7 +141,11 @@ impl Client for Process {
         let Some(scratch) = &setting.scratch else {
             return Err(NotStarted::Failed("A program cannot be played in memory".to_owned()));
         };
-        let mut command = self.command(setting, scratch).await?;
+        let places = Places {
+            own: setting.values.directory.clone(),
+            shared: scratch.path().join("shared"),
+        };
+        let mut command = self.command(setting, &places).await?;
         command
             .env_clear()
             .env("PATH", env::var_os("PATH").unwrap_or_default())
@@ -156,6 +176,7 @@ impl Client for Process {
         let reader = tokio::spawn(keep(errors, Arc::clone(&shown)));
         Ok(Running {
             child,
+            places,
             input: Some(input),
             output: BufReader::new(output).lines(),
             shown,
@@ -178,6 +199,7 @@ async fn keep(mut stream: tokio::process::ChildStderr, kept: Arc<Mutex<Vec<u8>>>
 #[derive(Debug)]
 pub struct Running {
     child: Child,
+    places: Places,
     input: Option<ChildStdin>,
     output: Lines<BufReader<ChildStdout>>,
     shown: Arc<Mutex<Vec<u8>>>,
@@ -229,6 +251,10 @@ impl Drop for Running {
 }
 
 impl Session for Running {
+    fn lay_out(&mut self, files: &[File]) -> io::Result<()> {
+        self.places.lay_out(files)
+    }
+
     async fn ask(&mut self, request: &Request) -> Answer {
         let limit = Duration::from_millis(request.timeout_ms.unwrap_or(Process::TIMEOUT_MS).into()) + GRACE;
         let line = format!("{}\n", request_line(request));

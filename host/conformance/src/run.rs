@@ -1,7 +1,7 @@
 //! Playing a case against a client.
 
 use crate::answer::{Answer, Description};
-use crate::case::{Case, Request, Runner, Scenario};
+use crate::case::{Case, File, Request, Runner, Scenario, Scheme};
 use crate::matching::{self, Clock};
 use crate::placeholder::{CertificateValues, Values};
 use crate::scratch::Scratch;
@@ -36,6 +36,13 @@ pub trait Client {
 
 /// One instance of a client, for one case.
 pub trait Session {
+    /// Puts files where the client finds them, in the place of what is there. Those of the case itself were there when it
+    /// started.
+    ///
+    /// # Errors
+    /// When the system does not let it.
+    fn lay_out(&mut self, files: &[File]) -> io::Result<()>;
+
     /// Asks for a token.
     fn ask(&mut self, request: &Request) -> impl Future<Output = Answer>;
 
@@ -205,6 +212,9 @@ async fn steps<C: Client>(setting: &Setting, session: &mut C::Session, secrets: 
     } = setting;
     let mut faults = Vec::new();
     for (number, step) in scenario.steps.iter().enumerate() {
+        if let Err(error) = session.lay_out(&step.files) {
+            return vec![format!("The files cannot be laid out: {error}")];
+        }
         script.begin(step.exchanges.clone());
         let mut request = step.request.clone();
         request.timeout_ms.get_or_insert(C::TIMEOUT_MS);
@@ -254,15 +264,15 @@ async fn source<S: Session>(setting: &Setting, session: &mut S, secrets: &Secret
 
 fn in_memory(case: &Case) -> Values {
     let scheme = match case.server() {
-        crate::case::Scheme::Http => "http://127.0.0.1",
-        crate::case::Scheme::Https => "https://localhost",
+        Scheme::Http => "http://127.0.0.1",
+        Scheme::Https => "https://localhost",
     };
     Values {
         endpoint: format!("{scheme}:41741"),
         closed: format!("{scheme}:41742"),
         now: 1_800_000_000,
         directory: "/case".to_owned(),
-        certificate: (case.server() == crate::case::Scheme::Https).then(|| CertificateValues {
+        certificate: (case.server() == Scheme::Https).then(|| CertificateValues {
             thumbprint: "0123456789ABCDEF0123456789ABCDEF01234567".to_owned(),
             ca_file: "/authority.pem".to_owned(),
             ca_data: "-----BEGIN CERTIFICATE-----\nc2NyaXB0ZWQ=\n-----END CERTIFICATE-----\n".to_owned(),

@@ -53,7 +53,7 @@ impl Drop for Scratch {
     }
 }
 
-/// Lays out the files of a case: `place` says where a path of the case really is, `target` what a link really leads to.
+/// Lays out files of a case, in the place of what is there: `place` says where a path of the case really is, `target` what a link really leads to.
 ///
 /// # Errors
 /// When a file has no place, or the system does not let it.
@@ -67,6 +67,10 @@ pub fn lay_out(
             .ok_or_else(|| io::Error::other(format!("there is no place for the file {} here", file.path)))?;
         if let Some(parent) = path.parent() {
             fs::create_dir_all(parent)?;
+        }
+        // Written through, a link would change what it leads to.
+        if path.is_symlink() || path.is_file() {
+            fs::remove_file(&path)?;
         }
         match file.node() {
             Node::Text(text) => fs::write(&path, text)?,
@@ -119,6 +123,15 @@ mod tests {
         assert!(at("d.key").is_dir());
         assert!(lay_out(&files, |_| None, |target| PathBuf::from(target)).is_err());
         let path = scratch.path().to_owned();
+        let changed: Vec<File> = serde_json::from_str(
+            r#"[{"path":"/var/opt/a/l.key","text":"y"},{"path":"/var/opt/a/b.key","link":"c.key"}]"#,
+        )
+        .unwrap();
+        lay_out(&changed, place, |target| PathBuf::from(target)).unwrap();
+        assert_eq!(
+            (fs::read(at("l.key")).unwrap(), fs::read(at("b.key")).unwrap()),
+            (b"y".to_vec(), b"ababab".to_vec())
+        );
         drop(scratch);
         assert!(!path.exists());
     }

@@ -4,6 +4,7 @@ use crate::case::{Action, Exchange};
 use crate::matching;
 use crate::wire::Arrived;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use tokio::sync::Notify;
 
 /// Cheap to clone; all clones are one script.
@@ -22,6 +23,8 @@ struct State {
     exchanges: Vec<Exchange>,
     /// How many exchanges are over. One that is repeated is, as soon as it has happened once.
     done: usize,
+    /// When the last request of the step arrived.
+    last: Option<Duration>,
     faults: Vec<String>,
 }
 
@@ -44,10 +47,12 @@ impl Script {
         state.has_begun = true;
         state.exchanges = exchanges;
         state.done = 0;
+        state.last = None;
     }
 
-    /// A request has arrived. Without an action it is none that the case expects, which is then on record.
-    pub fn arrived(&self, request: &Arrived) -> Option<Action> {
+    /// A request has arrived, at this moment of a clock that never goes back. Without an action it is none that the case
+    /// expects, which is then on record.
+    pub fn arrived(&self, request: &Arrived, at: Duration) -> Option<Action> {
         let mut state = self.state();
         let outcome = match state.next() {
             None => Err(format!(
@@ -56,13 +61,21 @@ impl Script {
                 target(request)
             )),
             Some((number, exchange)) => match matching::request(&exchange.request, request) {
-                faults if faults.is_empty() => Ok((number, exchange.action())),
+                faults if faults.is_empty() => match state.last.map(|last| at.saturating_sub(last)) {
+                    Some(passed) if passed < Duration::from_millis(exchange.after_ms) => Err(format!(
+                        "Request {} came {passed:.1?} after the one before, and not {} ms",
+                        number + 1,
+                        exchange.after_ms
+                    )),
+                    _ => Ok((number, exchange.action())),
+                },
                 faults => Err(format!("Request {} differs: {}", number + 1, faults.join("; "))),
             },
         };
         let action = match outcome {
             Ok((number, action)) => {
                 state.done = number + 1;
+                state.last = Some(at);
                 Some(action)
             }
             Err(fault) => {
@@ -190,7 +203,7 @@ mod tests {
             let script = Script::default();
             script.begin(exchanges(two));
             for path in sent {
-                let _ = script.arrived(&get(path));
+                let _ = script.arrived(&get(path), Duration::ZERO);
             }
             let faults = script.end();
             assert_eq!(faults.first().map(String::as_str), fault, "{sent:?}");
@@ -205,7 +218,10 @@ mod tests {
             let script = Script::default();
             script.begin(exchanges(repeated));
             for _ in 0..times {
-                assert!(matches!(script.arrived(&get("/a")), Some(Action::Fault(_))));
+                assert!(matches!(
+                    script.arrived(&get("/a"), Duration::ZERO),
+                    Some(Action::Fault(_))
+                ));
             }
             assert_eq!(
                 (script.is_complete(), script.end().is_empty()),
@@ -216,12 +232,28 @@ mod tests {
     }
 
     #[test]
+    fn a_request_may_come_too_early() {
+        for (second, fault) in [
+            (2000, None),
+            (1999, Some("Request 2 came 1.0s after the one before, and not 1000 ms")),
+        ] {
+            let script = Script::default();
+            script.begin(exchanges(
+                r#"[{"request":{"path":"/a"},"reply":{}},{"request":{"path":"/a"},"reply":{},"after_ms":1000}]"#,
+            ));
+            assert!(script.arrived(&get("/a"), Duration::from_millis(1000)).is_some());
+            let _ = script.arrived(&get("/a"), Duration::from_millis(second));
+            assert_eq!(script.end().first().map(String::as_str), fault);
+        }
+    }
+
+    #[test]
     fn a_connection_is_a_fault_only_where_nothing_may_be_sent() {
         let script = Script::default();
         script.connected();
         script.begin(exchanges(r#"[{"request":{"path":"/a"},"reply":{}}]"#));
         script.connected();
-        assert!(script.arrived(&get("/a")).is_some() && script.end().is_empty());
+        assert!(script.arrived(&get("/a"), Duration::ZERO).is_some() && script.end().is_empty());
         script.begin(Vec::new());
         script.connected();
         assert_eq!(script.end(), ["Nothing may be sent, and the client made a connection"]);

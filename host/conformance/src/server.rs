@@ -6,7 +6,7 @@ use crate::wire::Arrived;
 use managed_identity_emulator::tls::Certificate;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
@@ -90,6 +90,7 @@ impl Drop for Server {
 
 async fn accept(listener: TcpListener, acceptor: Option<TlsAcceptor>, script: Script) {
     // Dropped with this future, and with it every connection.
+    let started = Instant::now();
     let mut connections = JoinSet::new();
     while let Ok((stream, _)) = listener.accept().await {
         let (acceptor, script) = (acceptor.clone(), script.clone());
@@ -98,7 +99,7 @@ async fn accept(listener: TcpListener, acceptor: Option<TlsAcceptor>, script: Sc
             let _ = match acceptor {
                 None => {
                     script.connected();
-                    serve(stream, |stream: &TcpStream| stream.set_zero_linger(), &script).await
+                    serve(stream, |stream: &TcpStream| stream.set_zero_linger(), &script, started).await
                 }
                 // Who looks at the certificate and leaves has sent nothing.
                 Some(acceptor) => match acceptor.accept(stream).await {
@@ -107,6 +108,7 @@ async fn accept(listener: TcpListener, acceptor: Option<TlsAcceptor>, script: Sc
                             stream,
                             |stream: &TlsStream<TcpStream>| stream.get_ref().0.set_zero_linger(),
                             &script,
+                            started,
                         )
                         .await
                     }
@@ -123,6 +125,7 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
     mut stream: S,
     reset: impl Fn(&S) -> io::Result<()>,
     script: &Script,
+    started: Instant,
 ) -> io::Result<()> {
     let mut received = Vec::new();
     loop {
@@ -134,7 +137,7 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
                 return stream.shutdown().await;
             }
         };
-        match script.arrived(&request) {
+        match script.arrived(&request, started.elapsed()) {
             None => {
                 send(&mut stream, &Reply::default(), 500).await?;
                 return stream.shutdown().await;

@@ -27,10 +27,13 @@ const VERSIONS: [Version; 2] = [
             "wasi:cli/environment@0.2.12",
             "wasi:clocks/monotonic-clock@0.2.12",
             "wasi:clocks/wall-clock@0.2.12",
+            "wasi:filesystem/preopens@0.2.12",
             "wasi:http/outgoing-handler@0.2.12",
             "wasi:random/random@0.2.12",
         ],
         types: &[
+            "wasi:clocks/wall-clock@0.2.12",
+            "wasi:filesystem/types@0.2.12",
             "wasi:http/types@0.2.12",
             "wasi:io/error@0.2.12",
             "wasi:io/poll@0.2.12",
@@ -44,10 +47,15 @@ const VERSIONS: [Version; 2] = [
             "wasi:cli/environment@0.3.2",
             "wasi:clocks/monotonic-clock@0.3.2",
             "wasi:clocks/system-clock@0.3.2",
+            "wasi:filesystem/preopens@0.3.2",
             "wasi:http/client@0.3.2",
             "wasi:random/random@0.3.2",
         ],
-        types: &["wasi:clocks/types@0.3.2", "wasi:http/types@0.3.2"],
+        types: &[
+            "wasi:clocks/types@0.3.2",
+            "wasi:filesystem/types@0.3.2",
+            "wasi:http/types@0.3.2",
+        ],
     },
 ];
 

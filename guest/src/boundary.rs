@@ -124,10 +124,9 @@ macro_rules! faults {
                 | $code::DestinationIpUnroutable
                 | $code::ConnectionRefused
                 | $code::ConnectionTimeout
-                | $code::ConnectionLimitReached
-                | $code::TlsProtocolError
-                | $code::TlsCertificateError
-                | $code::TlsAlertReceived(_) => TransportFault::NotConnected,
+                | $code::ConnectionLimitReached => TransportFault::NotConnected,
+                $code::TlsCertificateError => TransportFault::Certificate,
+                $code::TlsProtocolError | $code::TlsAlertReceived(_) => TransportFault::NotTls,
                 $code::ConnectionReadTimeout | $code::ConnectionWriteTimeout | $code::HttpResponseTimeout => {
                     TransportFault::NoReply
                 }
@@ -147,3 +146,22 @@ macro_rules! faults {
     };
 }
 pub(crate) use faults;
+
+/// Defines `file_fault`, which reads the error codes of `wasi:filesystem`: they have the same names in 0.2 and 0.3.
+macro_rules! file_faults {
+    ($($code:ident)::+) => {
+        fn file_fault(code: $($code)::+) -> crate::platform::FileFault {
+            use crate::platform::FileFault;
+            use $($code)::+ as Code;
+            match code {
+                Code::NoEntry | Code::NotDirectory => FileFault::NotFound,
+                // Hosts say so of paths that lead out of the directory.
+                Code::Loop | Code::NotPermitted => FileFault::Link,
+                Code::Access => FileFault::Forbidden,
+                Code::IsDirectory => FileFault::NotAFile,
+                _ => FileFault::Failed,
+            }
+        }
+    };
+}
+pub(crate) use file_faults;

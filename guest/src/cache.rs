@@ -30,6 +30,8 @@ pub struct Key {
     pub audience: Audience,
     /// The claims challenge it answers.
     pub claims: Option<String>,
+    /// The digest of the token that it has to replace: see [`crate::source::Ask::revoked`].
+    pub revoked: Option<String>,
 }
 
 impl Key {
@@ -44,6 +46,7 @@ impl Key {
             identity,
             audience: self.audience.clone(),
             claims: None,
+            revoked: None,
         }
     }
 }
@@ -131,6 +134,11 @@ impl Cache {
         }
     }
 
+    /// The token that a request without a claims challenge would get, if there is one.
+    pub(crate) fn peek(&self, key: &Key) -> Option<&Token> {
+        self.entries.get(&key.cached()).map(|entry| entry.token.as_ref())
+    }
+
     pub(crate) fn insert(&mut self, key: &Key, token: Rc<Token>) {
         self.uses += 1;
         let key = key.cached();
@@ -192,6 +200,7 @@ mod tests {
             identity: Identity::SystemAssigned,
             audience: Audience::parse(audience).expect("a good audience"),
             claims: None,
+            revoked: None,
         }
     }
 

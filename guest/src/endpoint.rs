@@ -66,15 +66,42 @@ impl Endpoint {
         self
     }
 
+    /// Whether the scheme is `https`.
+    #[must_use]
+    pub(crate) fn is_https(&self) -> bool {
+        self.https
+    }
+
+    /// The host, without the port.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub(crate) fn host(&self) -> &str {
+        match self.authority.rsplit_once(':') {
+            Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host,
+            _ => &self.authority,
+        }
+    }
+
+    /// A `POST` request with a form (`application/x-www-form-urlencoded`).
+    pub(crate) fn post(&self, form: &[(&str, &str)], mut headers: Vec<(&'static str, Secret)>) -> HttpRequest {
+        let mut body = String::new();
+        // Grown to its full length at once, so that no outgrown copy of a secret stays behind.
+        body.reserve(form.iter().map(|(name, value)| name.len() + 3 * value.len() + 2).sum());
+        append_pairs(form, &mut body);
+        headers.push(("content-type", Secret::from("application/x-www-form-urlencoded")));
+        HttpRequest {
+            method: Method::Post,
+            https: self.https,
+            authority: self.authority.clone(),
+            path_with_query: self.path.clone(),
+            headers,
+            body: Some(Secret::new(body)),
+        }
+    }
+
     /// A `GET` request with a query.
     pub(crate) fn get(&self, query: &[(&str, &str)], headers: Vec<(&'static str, Secret)>) -> HttpRequest {
-        let mut path_with_query = self.path.clone();
-        for (index, (name, value)) in query.iter().enumerate() {
-            path_with_query.push(if index == 0 { '?' } else { '&' });
-            path_with_query.push_str(name);
-            path_with_query.push('=');
-            percent_encode(value, &mut path_with_query);
-        }
+        let mut path_with_query = format!("{}?", self.path);
+        append_pairs(query, &mut path_with_query);
         HttpRequest {
             method: Method::Get,
             https: self.https,
@@ -90,6 +117,18 @@ impl fmt::Display for Endpoint {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let scheme = if self.https { "https" } else { "http" };
         write!(formatter, "{scheme}://{}{}", self.authority, self.path)
+    }
+}
+
+/// Appends `name=value&name=value`. The names need no encoding.
+fn append_pairs(pairs: &[(&str, &str)], into: &mut String) {
+    for (index, (name, value)) in pairs.iter().enumerate() {
+        if index > 0 {
+            into.push('&');
+        }
+        into.push_str(name);
+        into.push('=');
+        percent_encode(value, into);
     }
 }
 

@@ -1,16 +1,17 @@
 //! The engine: one source, one cache, one flight per key.
 
 use crate::cache::{Cache, Cached, Key, Token, refresh_on};
-use crate::environment::Environment;
+use crate::environment::{ARC_DIRECTORY, ARC_DIRECTORY_WINDOWS, Environment};
 use crate::error::{Cause, Error};
 use crate::failure::Asked;
 use crate::flight::{Flight, Outcome};
 use crate::keyed::Keyed;
-use crate::platform::{HttpReply, Platform, TransportFault};
+use crate::platform::{CredentialFile, HttpReply, Platform, TransportFault};
 use crate::reply::{self, MAX_REPLY_BYTES, ReplyFault, TokenReply};
 use crate::request::{Audience, Identity, TokenRequest};
 use crate::retry::retry_after;
-use crate::source::{self, Selection, Source};
+use crate::secret::Secret;
+use crate::source::{self, Ask, Selection, Source};
 use futures_util::future::{Either, select};
 use std::cell::RefCell;
 use std::pin::pin;
@@ -70,7 +71,13 @@ impl<P> Clone for Engine<P> {
 impl<P: Platform> Engine<P> {
     /// Selects the source from the platform's environment. Asks nobody yet.
     pub fn new(platform: P) -> Self {
-        let selection = source::select(&Environment::new(platform.environment()));
+        // Nobody grants the directory of the agent's keys where there is no agent.
+        let arc_agent = platform.directories().iter().any(|directory| {
+            let directory = directory.trim_end_matches(['/', '\\']);
+            directory == ARC_DIRECTORY || directory.ends_with(ARC_DIRECTORY_WINDOWS)
+        });
+        let environment = Environment::new(platform.environment()).with_arc_agent(arc_agent);
+        let selection = source::select(&environment);
         Self(Rc::new(Shared {
             platform,
             selection,
@@ -92,13 +99,24 @@ impl<P: Platform> Engine<P> {
             Identity::PlatformDefault => shared.selection.default_identity.clone()?,
             other => other,
         };
-        let key = Key {
+        source
+            .check(&identity)
+            .map_err(|error| error.with_source(source.name()))?;
+        let mut key = Key {
             identity,
             audience: request.audience,
             claims: request.claims,
+            revoked: request.rejected_token.as_ref().map(Secret::sha256),
         };
-        if let Some(rejected) = &request.rejected_token {
-            shared.state.borrow_mut().cache.reject(rejected);
+        {
+            let cache = &mut shared.state.borrow_mut().cache;
+            // Who brings claims and names no token has had that of the cache rejected.
+            if key.claims.is_some() && key.revoked.is_none() {
+                key.revoked = cache.peek(&key).map(|token| token.secret.sha256());
+            }
+            if let Some(rejected) = &request.rejected_token {
+                cache.reject(rejected);
+            }
         }
         let cached = match &key.claims {
             Some(_) => Cached::Nothing,
@@ -118,7 +136,7 @@ impl<P: Platform> Engine<P> {
             } => Ok(Issued { token, stale: failed }),
             Cached::Due { token, failed, .. } => {
                 let patience = request.timeout.min(INLINE_REFRESH);
-                let flight = shared.join(source.as_ref(), &key, now + request.timeout.max(ATTEMPT_TIMEOUT))?;
+                let flight = shared.join(&key, now + request.timeout.max(ATTEMPT_TIMEOUT));
                 if P::BACKGROUND {
                     return Ok(Issued { token, stale: failed });
                 }
@@ -132,7 +150,7 @@ impl<P: Platform> Engine<P> {
                 }
             }
             Cached::Nothing => {
-                let flight = shared.join(source.as_ref(), &key, now + request.timeout)?;
+                let flight = shared.join(&key, now + request.timeout);
                 match race(flight.landed(), shared.platform.sleep(request.timeout)).await {
                     Some(outcome) => outcome.map(|token| Issued { token, stale: false }),
                     None => Err(shared.deadline_exceeded(source.as_ref(), &flight)),
@@ -179,11 +197,7 @@ impl<P: Platform> Engine<P> {
 
 impl<P: Platform> Shared<P> {
     /// The flight for `key`: the one that is under way, or a new one.
-    fn join(self: &Rc<Self>, source: &dyn Source, key: &Key, deadline: Duration) -> Result<Rc<Flight>, Error> {
-        // Refused here, a selector that the source does not know costs no flight.
-        source
-            .request(&key.audience, &key.identity)
-            .map_err(|error| error.with_source(source.name()))?;
+    fn join(self: &Rc<Self>, key: &Key, deadline: Duration) -> Rc<Flight> {
         let mut state = self.state.borrow_mut();
         // Where nothing moves between calls, a flight whose callers have all left has stood still since, and its reply with
         // it. Its successor asks anew.
@@ -194,7 +208,7 @@ impl<P: Platform> Shared<P> {
             .filter(|flight| P::BACKGROUND || now < flight.deadline())
         {
             flight.extend(deadline);
-            return Ok(Rc::clone(flight));
+            return Rc::clone(flight);
         }
         let flight = Rc::new(Flight::new(deadline));
         state.flights.insert(key.clone(), Rc::clone(&flight));
@@ -204,7 +218,7 @@ impl<P: Platform> Shared<P> {
             let outcome = shared.fly(&key, &started).await;
             shared.landed(&key, &started, outcome);
         }));
-        Ok(flight)
+        flight
     }
 
     /// Keeps what a flight brought and tells all who wait.
@@ -239,11 +253,14 @@ impl<P: Platform> Shared<P> {
         let source = self.selection.source.as_ref().map_err(Clone::clone)?.as_ref();
         let asked = Asked {
             source,
-            audience: &key.audience,
-            identity: &key.identity,
+            ask: Ask {
+                audience: &key.audience,
+                identity: &key.identity,
+                claims: key.claims.as_deref(),
+                revoked: key.revoked.as_deref(),
+            },
         };
         let policy = source.retry_policy();
-        let secrets = source.request(asked.audience, asked.identity)?.secrets();
         let started = self.platform.monotonic();
         let mut attempt = 0;
         loop {
@@ -251,17 +268,25 @@ impl<P: Platform> Shared<P> {
             // A reply counts its token's life from when it was written, and it may be read much later.
             let asked_at = self.platform.unix_time();
             let (error, may_try_again, hint) = match self.attempt(&asked, flight, attempt).await? {
-                Ok(reply) if reply.status == 200 => return self.understand(&asked, &reply, asked_at),
-                Ok(reply) => {
+                Exchange::Reply { reply, .. } if reply.status == 200 => {
+                    return self.understand(&asked, &reply, asked_at);
+                }
+                Exchange::Reply {
+                    reply,
+                    secrets,
+                    answered,
+                } => {
                     let now = self.platform.unix_time();
                     let updating = reply.status == 410 && self.platform.monotonic() < started + policy.updating;
                     let again = policy.covers(reply.status) && (updating || attempt < policy.attempts);
-                    (asked.failed(&reply, &secrets, now), again, retry_after(&reply, now))
+                    let error = asked.failed(&reply, answered, &secrets, now);
+                    (error, again, retry_after(&reply, now))
                 }
-                Err(fault) => {
+                Exchange::Fault(fault) => {
                     let again = fault.is_transient() && attempt < policy.connection_attempts;
                     (asked.fault(fault), again, None)
                 }
+                Exchange::Failed(error) => return Err(error.with_source(source.name())),
             };
             let wait = policy
                 .delay(attempt, self.platform.random())
@@ -274,15 +299,9 @@ impl<P: Platform> Shared<P> {
         }
     }
 
-    /// One try. The outer error ends the flight: its time is over.
-    async fn attempt(
-        &self,
-        asked: &Asked<'_>,
-        flight: &Flight,
-        attempt: u32,
-    ) -> Result<Result<HttpReply, TransportFault>, Error> {
+    /// One try. The error ends the flight: its time is over.
+    async fn attempt(&self, asked: &Asked<'_>, flight: &Flight, attempt: u32) -> Result<Exchange, Error> {
         let source = asked.source;
-        let request = source.request(asked.audience, asked.identity)?;
         let before = match flight.activity() {
             text if attempt > 1 => text.replacen("the next try; ", "", 1),
             _ => String::new(),
@@ -293,20 +312,72 @@ impl<P: Platform> Shared<P> {
             before => format!("{waiting_for}; {before}"),
         });
         let give_up = self.platform.monotonic() + ATTEMPT_TIMEOUT;
-        let mut reply = pin!(self.platform.send(request, MAX_REPLY_BYTES));
+        let mut exchange = pin!(self.exchange(asked));
         loop {
             // The deadline moves when a more patient caller joins, so it is read again each time it seems to be reached.
             let until = flight.deadline().min(give_up);
             let now = self.platform.monotonic();
             if now >= until {
                 return match until == give_up {
-                    true => Ok(Err(TransportFault::NoReply)),
+                    true => Ok(Exchange::Fault(TransportFault::NoReply)),
                     false => Err(self.deadline_exceeded(source, flight)),
                 };
             }
-            if let Some(reply) = race(reply.as_mut(), self.platform.sleep(until - now)).await {
-                return Ok(reply);
+            if let Some(exchange) = race(exchange.as_mut(), self.platform.sleep(until - now)).await {
+                return Ok(exchange);
             }
+        }
+    }
+
+    /// All that one try sends and reads: the credential file, the request, and the answer to a challenge.
+    async fn exchange(&self, asked: &Asked<'_>) -> Exchange {
+        let source = asked.source;
+        let mut credential = None;
+        if let Some(file) = source.credential_file() {
+            match self.credential(asked, file).await {
+                Ok(text) => credential = Some(text),
+                Err(error) => return Exchange::Failed(error),
+            }
+        }
+        let mut answered = false;
+        loop {
+            let request = source.request(asked.ask, credential.as_ref());
+            let mut secrets = request.secrets();
+            secrets.extend(credential.clone());
+            let reply = match self.platform.send(request, MAX_REPLY_BYTES).await {
+                Ok(reply) => reply,
+                Err(fault) => return Exchange::Fault(fault),
+            };
+            match source.challenge(&reply).filter(|_| !answered) {
+                None => {
+                    return Exchange::Reply {
+                        reply,
+                        secrets,
+                        answered,
+                    };
+                }
+                Some(Err(error)) => return Exchange::Failed(error),
+                Some(Ok(file)) => match self.credential(asked, &file).await {
+                    Ok(text) => credential = Some(text),
+                    Err(error) => return Exchange::Failed(error),
+                },
+            }
+            answered = true;
+        }
+    }
+
+    /// The contents of a credential file, without the white space around them.
+    async fn credential(&self, asked: &Asked<'_>, file: &CredentialFile) -> Result<Secret, Error> {
+        let contents = self.platform.read_file(file).await;
+        let contents = contents.map_err(|fault| asked.unreadable(file, fault.description()))?;
+        let text = contents.trim_ascii();
+        match str::from_utf8(text) {
+            Ok("") => Err(asked.unreadable(file, "is empty")),
+            Ok(text) if text.bytes().all(|byte| byte.is_ascii_graphic()) => Ok(Secret::from(text)),
+            _ => Err(asked.unreadable(
+                file,
+                "holds something other than one credential in visible ASCII characters",
+            )),
         }
     }
 
@@ -322,15 +393,28 @@ impl<P: Platform> Shared<P> {
                 .with_status(200))
         };
         let endpoint = asked.source.endpoint();
-        if !names_the_identity(&reply, asked.identity) {
-            let message = format!(
-                "{endpoint} answers with a token of another identity than {}. Assign that identity to this workload, or \
-                 correct the identifier.",
-                asked.identity.describe()
-            );
-            return refuse(Cause::IdentityMismatch, message);
+        let identity = asked.ask.identity.describe();
+        match names_the_identity(&reply, asked.ask.identity) {
+            Some(true) => {}
+            None if !asked.source.must_name_identity() => {}
+            Some(false) => {
+                let advice = asked.advice(
+                    Cause::IdentityMismatch,
+                    "Assign that identity to this workload, or correct the identifier.",
+                );
+                let message = format!("{endpoint} answers with a token of another identity than {identity}. {advice}");
+                return refuse(Cause::IdentityMismatch, message);
+            }
+            None => {
+                let advice = asked.advice(Cause::IdentityMismatch, "Ask for the system-assigned identity.");
+                let message = format!(
+                    "{endpoint} answers with a token that may be of another identity than {identity}: it does not name \
+                     the one that it is for. {advice}"
+                );
+                return refuse(Cause::IdentityMismatch, message);
+            }
         }
-        let audience = asked.audience.resource();
+        let audience = asked.ask.audience.resource();
         let same = |resource: &String| {
             resource
                 .trim_end_matches('/')
@@ -371,16 +455,32 @@ impl<P: Platform> Shared<P> {
     }
 }
 
-/// Whether a reply agrees with the identity that was asked for, as far as it says. A platform that falls back to another
-/// identity must not go unnoticed.
-fn names_the_identity(reply: &TokenReply, asked: &Identity) -> bool {
-    let agrees = |said: &Option<String>, asked: &str| said.as_ref().is_none_or(|said| said.eq_ignore_ascii_case(asked));
-    match asked {
-        Identity::PlatformDefault | Identity::SystemAssigned => true,
-        Identity::ClientId(id) => agrees(&reply.client_id, id),
-        Identity::ObjectId(id) => agrees(&reply.object_id, id),
-        Identity::ResourceId(id) => agrees(&reply.resource_id, id),
-    }
+/// What a try came to.
+enum Exchange {
+    /// A reply of any status.
+    Reply {
+        reply: HttpReply,
+        /// What the request carried.
+        secrets: Vec<Secret>,
+        /// Whether it is the reply to the answer of a challenge.
+        answered: bool,
+    },
+    /// No reply.
+    Fault(TransportFault),
+    /// Nothing that another try could change.
+    Failed(Error),
+}
+
+/// Whether a reply is for the identity that was asked for; nothing when it does not say. A platform that falls back to
+/// another identity must not go unnoticed.
+fn names_the_identity(reply: &TokenReply, asked: &Identity) -> Option<bool> {
+    let (said, asked) = match asked {
+        Identity::PlatformDefault | Identity::SystemAssigned => return Some(true),
+        Identity::ClientId(id) => (&reply.client_id, id),
+        Identity::ObjectId(id) => (&reply.object_id, id),
+        Identity::ResourceId(id) => (&reply.resource_id, id),
+    };
+    said.as_ref().map(|said| said.eq_ignore_ascii_case(asked))
 }
 
 /// The result of `work`, or nothing when `limit` ends first. What is ready counts, even when both are.

@@ -5,18 +5,29 @@ pub const VARIABLES: &[&str] = &[
     "AZURE_AUTHORITY_HOST",
     "AZURE_CLIENT_ID",
     "AZURE_FEDERATED_TOKEN_FILE",
+    "AZURE_KUBERNETES_CA_DATA",
+    "AZURE_KUBERNETES_CA_FILE",
+    "AZURE_KUBERNETES_SNI_NAME",
+    "AZURE_KUBERNETES_TOKEN_PROXY",
     "AZURE_POD_IDENTITY_AUTHORITY_HOST",
     "AZURE_TENANT_ID",
+    "DEFAULT_IDENTITY_CLIENT_ID",
     "IDENTITY_ENDPOINT",
     "IDENTITY_HEADER",
     "IDENTITY_SERVER_THUMBPRINT",
     "IMDS_ENDPOINT",
+    "MANAGED_IDENTITY_USE_TOKEN_PROXY",
     "MSI_ENDPOINT",
     "MSI_SECRET",
+    "ProgramData",
+    "WEBSITE_SITE_NAME",
 ];
 
 /// Where the agent of Azure Arc leaves its keys on Linux.
 pub const ARC_DIRECTORY: &str = "/var/opt/azcmagent/tokens";
+
+/// Where it leaves them on Windows, below `%ProgramData%`.
+pub const ARC_DIRECTORY_WINDOWS: &str = "\\AzureConnectedMachineAgent\\Tokens";
 
 /// The environment as detection sees it: an empty variable counts as unset.
 #[derive(Clone, Default)]

@@ -2,18 +2,16 @@
 
 use crate::error::{Cause, Error};
 use crate::failure_body::{self, FailureBody};
-use crate::platform::{HttpReply, TransportFault};
+use crate::platform::{CredentialFile, HttpReply, TransportFault};
 use crate::reply::ReplyFault;
-use crate::request::{Audience, Identity};
 use crate::retry::retry_after;
 use crate::secret::Secret;
-use crate::source::Source;
+use crate::source::{Ask, Source};
 
 /// What was asked, for messages.
 pub(crate) struct Asked<'a> {
     pub(crate) source: &'a dyn Source,
-    pub(crate) audience: &'a Audience,
-    pub(crate) identity: &'a Identity,
+    pub(crate) ask: Ask<'a>,
 }
 
 impl Asked<'_> {
@@ -21,18 +19,32 @@ impl Asked<'_> {
         Error::new(cause, message).with_source(self.source.name())
     }
 
+    /// What to do: what the source knows, or else `general`.
+    pub(crate) fn advice(&self, cause: Cause, general: &'static str) -> &'static str {
+        self.source.advice(cause).unwrap_or(general)
+    }
+
+    /// The error for a credential file that cannot be used; `why` ends a sentence that begins with the file.
+    pub(crate) fn unreadable(&self, file: &CredentialFile, why: &str) -> Error {
+        let cause = Cause::CredentialUnreadable;
+        let advice = self.advice(cause, "Check that the platform has left it there.");
+        self.error(cause, format!("{} ({}) {why}. {advice}", file.what, file.name))
+    }
+
     /// The error for a request that got no reply.
     pub(crate) fn fault(&self, fault: TransportFault) -> Error {
         let cause = match fault {
             TransportFault::Denied => Cause::Denied,
             TransportFault::TooLarge | TransportFault::BrokenOff => Cause::MalformedReply,
-            TransportFault::NotHttp => Cause::EndpointIntercepted,
+            TransportFault::NotHttp | TransportFault::Certificate | TransportFault::NotTls => {
+                Cause::EndpointIntercepted
+            }
             TransportFault::Other => Cause::Internal,
             TransportFault::NameNotFound | TransportFault::NotConnected | TransportFault::NoReply => {
                 Cause::EndpointUnreachable
             }
         };
-        let advice = match fault {
+        let general = match fault {
             TransportFault::Denied => {
                 "An identity endpoint is expected at a loopback, link-local or private address: correct the environment, \
                  or have the host grant this endpoint."
@@ -40,12 +52,17 @@ impl Asked<'_> {
             TransportFault::TooLarge | TransportFault::BrokenOff | TransportFault::NotHttp => {
                 "Check what listens there; a token reply is a few kilobytes of JSON over HTTP."
             }
-            TransportFault::Other => "See the log of the host.",
-            _ if self.source.name() == "imds" => {
-                "Check that this machine has a managed identity and that nothing blocks the address; off Azure, name an \
-                 emulator in AZURE_POD_IDENTITY_AUTHORITY_HOST."
+            TransportFault::Certificate | TransportFault::NotTls => {
+                "Let requests to this address bypass proxies that break TLS open, or have the host trust its authority."
             }
+            TransportFault::Other => "See the log of the host.",
             _ => "Check that the platform's identity service runs and that the environment is the platform's own.",
+        };
+        let advice = match fault {
+            TransportFault::TooLarge | TransportFault::BrokenOff | TransportFault::NotHttp | TransportFault::Other => {
+                general
+            }
+            _ => self.advice(cause, general),
         };
         self.error(
             cause,
@@ -77,9 +94,9 @@ impl Asked<'_> {
     }
 
     /// The error for a reply that is not a success.
-    pub(crate) fn failed(&self, reply: &HttpReply, secrets: &[Secret], now: u64) -> Error {
+    pub(crate) fn failed(&self, reply: &HttpReply, answered: bool, secrets: &[Secret], now: u64) -> Error {
         let body = failure_body::read(&reply.body, secrets);
-        let mut error = match self.source.failure(reply) {
+        let mut error = match self.source.failure(reply, answered) {
             Some(error) => error.with_source(self.source.name()),
             None => self.by_rules(reply, &body),
         };
@@ -92,45 +109,62 @@ impl Asked<'_> {
     fn by_rules(&self, reply: &HttpReply, body: &FailureBody) -> Error {
         let cause = cause_of(reply, body, self.source.has_credential());
         let (endpoint, status) = (self.source.endpoint(), reply.status);
-        let identity = self.identity.describe();
-        let text = match cause {
-            Cause::IdentityNotFound => {
-                format!("{endpoint} does not know {identity}. Assign it to this workload, or correct the identifier.")
-            }
-            Cause::IdentityAmbiguous => format!(
-                "Several identities are assigned here and the request chooses none. Name one by client id, object id or \
-                 resource id ({endpoint})."
+        let identity = self.ask.identity.describe();
+        let audience = self.ask.audience.resource();
+        let (what, general) = match cause {
+            Cause::IdentityNotFound => (
+                format!("{endpoint} does not know {identity}."),
+                "Assign it to this workload, or correct the identifier.",
             ),
-            Cause::AudienceNotFound => format!(
-                "The platform does not know the audience {}. Check its spelling, and that its application is registered \
-                 in the identity's tenant.",
-                self.audience.resource()
+            Cause::IdentityAmbiguous => (
+                format!("{endpoint} has several identities assigned, and the request chooses none."),
+                "Name one by client id, object id or resource id.",
             ),
-            Cause::CredentialRejected => format!(
-                "{endpoint} rejects the credential that it was given (HTTP {status}). Restart the workload so that the \
-                 platform hands it a new one."
+            Cause::AudienceNotFound => (
+                format!("The platform does not know the audience {audience}."),
+                "Check its spelling, and that its application is registered in the identity's tenant.",
             ),
-            Cause::EndpointIntercepted => format!(
-                "Something other than the identity endpoint answers at {endpoint} (HTTP {status}). Let requests to this \
-                 address bypass proxies, and check the environment."
+            Cause::CredentialRejected => (
+                format!("{endpoint} rejects the credential that it was given (HTTP {status})."),
+                "Restart the workload so that the platform hands it a new one.",
             ),
-            Cause::EndpointUnreachable => format!(
-                "{endpoint} answers that there is no identity endpoint (HTTP {status}). Check that this workload has a \
-                 managed identity."
+            Cause::EndpointIntercepted if (300..400).contains(&status) => (
+                format!(
+                    "{endpoint} answers with a redirect (HTTP {status}), which no identity endpoint does. It was not followed."
+                ),
+                "Let requests to this address bypass proxies, and check the environment.",
             ),
-            Cause::Throttled => format!(
-                "{endpoint} answers that it is asked too often (HTTP {status}). Ask again later, and share one cache."
+            Cause::EndpointIntercepted => (
+                format!("Something other than the identity endpoint answers at {endpoint} (HTTP {status})."),
+                "Let requests to this address bypass proxies, and check the environment.",
             ),
-            Cause::PlatformUpdating => {
-                format!("{endpoint} is being updated (HTTP {status}). Ask again; it takes up to 70 seconds.")
-            }
-            Cause::PlatformFailure => format!("{endpoint} failed (HTTP {status}). Ask again later."),
-            Cause::InvalidRequest => format!(
-                "{endpoint} calls the request for {} as {identity} wrong (HTTP {status}). Check both.",
-                self.audience.resource()
+            Cause::EndpointUnreachable => (
+                format!("{endpoint} answers that there is no identity endpoint (HTTP {status})."),
+                "Check that this workload has a managed identity.",
             ),
-            _ => format!("{endpoint} answers HTTP {status}, which its protocol does not have."),
+            Cause::NotConfigured => (
+                format!("{endpoint} does not know the tenant (HTTP {status})."),
+                "Correct AZURE_TENANT_ID, or AZURE_AUTHORITY_HOST if the tenant is in another cloud.",
+            ),
+            Cause::Throttled => (
+                format!("{endpoint} answers that it is asked too often (HTTP {status})."),
+                "Ask again later, and share one cache.",
+            ),
+            Cause::PlatformUpdating => (
+                format!("{endpoint} is being updated (HTTP {status})."),
+                "Ask again; it takes up to 70 seconds.",
+            ),
+            Cause::PlatformFailure => (format!("{endpoint} failed (HTTP {status})."), "Ask again later."),
+            Cause::InvalidRequest => (
+                format!("{endpoint} calls the request for {audience} as {identity} wrong (HTTP {status})."),
+                "Check both.",
+            ),
+            _ => (
+                format!("{endpoint} answers HTTP {status}, which its protocol does not have."),
+                "Check what listens there.",
+            ),
         };
+        let text = format!("{what} {}", self.advice(cause, general));
         let said = match (&body.code, &body.message) {
             (_, Some(message)) => format!(" It says: {message}"),
             (Some(code), None) => format!(" It says: {code}"),
@@ -150,9 +184,11 @@ fn cause_of(reply: &HttpReply, body: &FailureBody, has_credential: bool) -> Caus
         match body.entra_code() {
             Some(500_011) => return Cause::AudienceNotFound,
             // No matching federated credential; assertion expired; assertion malformed or of a bad signature.
-            Some(70_021 | 700_213 | 700_211 | 700_024 | 700_027 | 50_027 | 7_000_215) => {
+            Some(70_021 | 700_213 | 700_211 | 700_212 | 700_222 | 700_223 | 700_024 | 700_027 | 50_027 | 7_000_215) => {
                 return Cause::CredentialRejected;
             }
+            // The tenant is not found, or its name is malformed.
+            Some(90_002 | 900_021 | 900_023) => return Cause::NotConfigured,
             // The application is not found in the directory.
             Some(700_016) => return Cause::IdentityNotFound,
             _ => {}
@@ -160,8 +196,11 @@ fn cause_of(reply: &HttpReply, body: &FailureBody, has_credential: bool) -> Caus
         if says(&["multiple user assigned identities", "multiple identities"]) {
             return Cause::IdentityAmbiguous;
         }
-        if code == "invalid_resource" {
-            return Cause::AudienceNotFound;
+        match code.as_str() {
+            "invalid_resource" => return Cause::AudienceNotFound,
+            // Service Fabric's.
+            "secretheadernotfound" => return Cause::CredentialRejected,
+            _ => {}
         }
         let unknown = [
             "identity not found",
@@ -195,6 +234,7 @@ fn cause_of(reply: &HttpReply, body: &FailureBody, has_credential: bool) -> Caus
 mod tests {
     use super::*;
     use crate::environment::Environment;
+    use crate::request::{Audience, Identity};
     use zeroize::Zeroizing;
 
     const APP_SERVICE: [(&str, &str); 2] = [
@@ -211,15 +251,19 @@ mod tests {
         };
         let asked = Asked {
             source: source.as_ref(),
-            audience: &Audience::parse("https://vault.azure.net").expect("a good audience"),
-            identity: &Identity::SystemAssigned,
+            ask: Ask {
+                audience: &Audience::parse("https://vault.azure.net").expect("a good audience"),
+                identity: &Identity::SystemAssigned,
+                claims: None,
+                revoked: None,
+            },
         };
         let reply = HttpReply {
             status,
             headers: Vec::new(),
             body: Zeroizing::new(body.as_bytes().to_vec()),
         };
-        asked.failed(&reply, &[], 0)
+        asked.failed(&reply, false, &[], 0)
     }
 
     #[test]

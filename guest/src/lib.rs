@@ -26,6 +26,8 @@ pub mod failure_body;
 mod flight;
 mod keyed;
 pub mod platform;
+#[cfg(any(target_arch = "wasm32", test))]
+mod preopened;
 pub mod reply;
 pub mod request;
 pub mod retry;

@@ -76,7 +76,8 @@ pub struct HttpRequest {
 impl HttpRequest {
     /// What must not come back in an error message, should the platform echo it.
     pub(crate) fn secrets(&self) -> Vec<Secret> {
-        let secret = |(name, value): &(&str, Secret)| (*name != "metadata").then(|| value.clone());
+        let open = ["metadata", "content-type"];
+        let secret = |(name, value): &(&str, Secret)| (!open.contains(name)).then(|| value.clone());
         self.headers
             .iter()
             .filter_map(secret)
@@ -88,6 +89,8 @@ impl HttpRequest {
 /// Where the platform leaves a credential.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CredentialFile {
+    /// What it is, as the beginning of a sentence.
+    pub what: &'static str,
     /// The directory, as an absolute path in the notation of the platform, without a separator at its end.
     pub directory: String,
     /// The name of the file in that directory: one component of a path.
@@ -178,6 +181,10 @@ pub enum TransportFault {
     TooLarge,
     /// What came is not HTTP.
     NotHttp,
+    /// The server has no TLS certificate that is trusted for this endpoint. Nothing was sent.
+    Certificate,
+    /// No TLS connection could be agreed upon. Nothing was sent.
+    NotTls,
     /// The host failed in another way.
     Other,
 }
@@ -194,6 +201,8 @@ impl TransportFault {
             Self::BrokenOff => "broke off in the middle of its reply",
             Self::TooLarge => "sends a reply larger than any token reply",
             Self::NotHttp => "does not speak HTTP",
+            Self::Certificate => "presents a TLS certificate that is not trusted for it, so that nothing was sent",
+            Self::NotTls => "does not speak TLS as this client does, so that nothing was sent",
             Self::Other => "cannot be asked",
         }
     }
@@ -201,6 +210,9 @@ impl TransportFault {
     /// Whether the same request may succeed when it is sent again.
     #[must_use]
     pub fn is_transient(self) -> bool {
-        !matches!(self, Self::Denied | Self::TooLarge | Self::NotHttp)
+        !matches!(
+            self,
+            Self::Denied | Self::TooLarge | Self::NotHttp | Self::Certificate | Self::NotTls
+        )
     }
 }

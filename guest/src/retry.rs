@@ -50,6 +50,14 @@ pub static LOCAL_SERVICE: RetryPolicy = RetryPolicy {
     updating: Duration::ZERO,
 };
 
+/// The agent of Azure Arc: as a service of this machine, and it passes on that the platform is being updated. 404 says
+/// that it does not have the identity, which no second try changes.
+pub static AZURE_ARC: RetryPolicy = RetryPolicy {
+    statuses: &[408, 410, 429, 500],
+    updating: IMDS.updating,
+    ..LOCAL_SERVICE
+};
+
 impl RetryPolicy {
     /// Whether a reply with this status may be followed by another try.
     #[must_use]

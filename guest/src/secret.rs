@@ -1,6 +1,7 @@
 //! The one type that holds a token, key, header secret or assertion.
 
-use std::fmt;
+use sha2::{Digest, Sha256};
+use std::fmt::{self, Write as _};
 use zeroize::Zeroize;
 
 /// Text that must not be seen: overwritten when dropped, printed as `[redacted]`.
@@ -26,6 +27,17 @@ impl Secret {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// The SHA-256 digest of the text, in lower-case hexadecimal.
+    #[must_use]
+    pub fn sha256(&self) -> String {
+        let mut text = String::with_capacity(64);
+        for byte in Sha256::digest(self.0.as_bytes()) {
+            // Writing to a `String` cannot fail.
+            let _ = write!(text, "{byte:02x}");
+        }
+        text
     }
 
     /// Whether both hold the same text, in a time that depends on the lengths alone.
@@ -66,6 +78,13 @@ mod tests {
     #[test]
     fn a_debug_print_shows_nothing_of_the_text() {
         assert_eq!(format!("{:?}", Secret::from("s3cr3t")), "[redacted]");
+    }
+
+    /// The vector of MSAL.NET's document on token revocation.
+    #[test]
+    fn the_digest_is_that_of_the_published_vector() {
+        let digest = "cc0af97287543b65da2c7e1476426021826cab166f1e063ed012b855ff819656";
+        assert_eq!(Secret::from("test_token").sha256(), digest);
     }
 
     #[test]

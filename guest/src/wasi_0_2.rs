@@ -5,10 +5,14 @@ mod executor;
 use crate::engine::Engine;
 use crate::error::{Cause, Error};
 use crate::platform::{CredentialFile, FileFault, HttpReply, HttpRequest, Method, Platform, TransportFault};
+use crate::preopened::{closest, expect_file};
 use executor::{block_on, ready, spawn};
 use futures_util::future::LocalBoxFuture;
 use std::time::Duration;
 use wasip2::clocks::{monotonic_clock, wall_clock};
+use wasip2::filesystem;
+use wasip2::filesystem::preopens::get_directories;
+use wasip2::filesystem::types::{DescriptorFlags, DescriptorType, OpenFlags, PathFlags};
 use wasip2::http::outgoing_handler;
 use wasip2::http::types::{
     ErrorCode, Fields, FutureTrailers, IncomingBody, IncomingResponse, OutgoingBody, OutgoingRequest, Scheme,
@@ -28,6 +32,8 @@ mod bindings {
             "wasi:cli/environment@0.2.12": wasip2::cli::environment,
             "wasi:clocks/monotonic-clock@0.2.12": wasip2::clocks::monotonic_clock,
             "wasi:clocks/wall-clock@0.2.12": wasip2::clocks::wall_clock,
+            "wasi:filesystem/preopens@0.2.12": wasip2::filesystem::preopens,
+            "wasi:filesystem/types@0.2.12": wasip2::filesystem::types,
             "wasi:http/outgoing-handler@0.2.12": wasip2::http::outgoing_handler,
             "wasi:http/types@0.2.12": wasip2::http::types,
             "wasi:io/error@0.2.12": wasip2::io::error,
@@ -44,6 +50,7 @@ use bindings::exports;
 
 crate::boundary::conversions!(bindings::exports::cloud::identity);
 crate::boundary::faults!(ErrorCode);
+crate::boundary::file_faults!(filesystem::types::ErrorCode);
 
 struct Component;
 
@@ -91,12 +98,40 @@ impl Platform for Wasi {
         }
     }
 
-    async fn read_file(&self, _: &CredentialFile) -> Result<Zeroizing<Vec<u8>>, FileFault> {
-        Err(FileFault::NotGranted)
+    async fn read_file(&self, file: &CredentialFile) -> Result<Zeroizing<Vec<u8>>, FileFault> {
+        let (directory, path) = closest(get_directories(), file).ok_or(FileFault::NotGranted)?;
+        let links = match file.may_be_link {
+            true => PathFlags::SYMLINK_FOLLOW,
+            false => PathFlags::empty(),
+        };
+        // Looked at before it is opened: opening a pipe waits for whoever writes to it.
+        let found = directory.stat_at(links, &path).map_err(file_fault)?;
+        expect_file(
+            found.type_ == DescriptorType::RegularFile,
+            found.type_ == DescriptorType::SymbolicLink,
+        )?;
+        let file_read = directory
+            .open_at(links, &path, OpenFlags::empty(), DescriptorFlags::READ)
+            .map_err(file_fault)?;
+        let mut contents = Zeroizing::new(Vec::with_capacity(file.limit + 1));
+        loop {
+            let missing = file.limit + 1 - contents.len();
+            let (chunk, ended) = file_read
+                .read(missing as u64, contents.len() as u64)
+                .map_err(file_fault)?;
+            let chunk = Zeroizing::new(chunk);
+            contents.extend_from_slice(&chunk);
+            if contents.len() > file.limit {
+                return Err(FileFault::TooLarge);
+            }
+            if ended || chunk.is_empty() {
+                return Ok(contents);
+            }
+        }
     }
 
     fn directories(&self) -> Vec<String> {
-        Vec::new()
+        get_directories().into_iter().map(|(_, name)| name).collect()
     }
 
     async fn sleep(&self, duration: Duration) {
@@ -148,10 +183,12 @@ fn outgoing(request: HttpRequest) -> Result<wasip2::http::types::FutureIncomingR
     let pending = outgoing_handler::handle(outgoing, None).map_err(fault)?;
     if let Some(form) = &request.body {
         let stream = body.write().map_err(|()| TransportFault::Other)?;
-        // A form is smaller than the 4,096 bytes that this call takes at most, and it may wait: nothing else runs.
-        stream
-            .blocking_write_and_flush(form.expose().as_bytes())
-            .map_err(|_| TransportFault::BrokenOff)?;
+        // This call takes so many bytes at most. It may wait, while nothing else runs: the host takes a form at once.
+        for part in form.expose().as_bytes().chunks(4096) {
+            stream
+                .blocking_write_and_flush(part)
+                .map_err(|_| TransportFault::BrokenOff)?;
+        }
     }
     OutgoingBody::finish(body, None).map_err(fault)?;
     Ok(pending)

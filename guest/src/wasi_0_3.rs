@@ -2,12 +2,17 @@
 
 use crate::engine::Engine;
 use crate::platform::{CredentialFile, FileFault, HttpReply, HttpRequest, Method, Platform, TransportFault};
+use crate::preopened::{closest, expect_file};
 use futures_util::future::LocalBoxFuture;
 use std::time::Duration;
 use wasip3::clocks::{monotonic_clock, system_clock};
+use wasip3::filesystem;
+use wasip3::filesystem::preopens::get_directories;
+use wasip3::filesystem::types::{DescriptorFlags, DescriptorType, OpenFlags, PathFlags};
 use wasip3::http::client;
 use wasip3::http::types::{ErrorCode, Fields, Request, RequestOptions, Response, Scheme};
 use wasip3::{cli, random, wit_future, wit_stream};
+use wit_bindgen::StreamResult;
 use zeroize::Zeroizing;
 
 #[expect(unsafe_code, reason = "generated code, which speaks the canonical ABI")]
@@ -22,6 +27,8 @@ mod bindings {
             "wasi:clocks/monotonic-clock@0.3.2": wasip3::clocks::monotonic_clock,
             "wasi:clocks/system-clock@0.3.2": wasip3::clocks::system_clock,
             "wasi:clocks/types@0.3.2": wasip3::clocks::types,
+            "wasi:filesystem/preopens@0.3.2": wasip3::filesystem::preopens,
+            "wasi:filesystem/types@0.3.2": wasip3::filesystem::types,
             "wasi:http/client@0.3.2": wasip3::http::client,
             "wasi:http/types@0.3.2": wasip3::http::types,
             "wasi:random/random@0.3.2": wasip3::random::random,
@@ -69,12 +76,41 @@ impl Platform for Wasi {
         incoming(response, limit).await
     }
 
-    async fn read_file(&self, _: &CredentialFile) -> Result<Zeroizing<Vec<u8>>, FileFault> {
-        Err(FileFault::NotGranted)
+    async fn read_file(&self, file: &CredentialFile) -> Result<Zeroizing<Vec<u8>>, FileFault> {
+        let (directory, path) = closest(get_directories(), file).ok_or(FileFault::NotGranted)?;
+        let links = match file.may_be_link {
+            true => PathFlags::SYMLINK_FOLLOW,
+            false => PathFlags::empty(),
+        };
+        // Looked at before it is opened: opening a pipe waits for whoever writes to it.
+        let found = directory.stat_at(links, path.clone()).await.map_err(file_fault)?.type_;
+        expect_file(
+            matches!(found, DescriptorType::RegularFile),
+            matches!(found, DescriptorType::SymbolicLink),
+        )?;
+        let file_read = directory
+            .open_at(links, path, OpenFlags::empty(), DescriptorFlags::READ)
+            .await
+            .map_err(file_fault)?;
+        let (mut stream, ended) = file_read.read_via_stream(0);
+        let mut contents = Zeroizing::new(Vec::with_capacity(file.limit + 1));
+        loop {
+            let (outcome, chunk) = stream.read(Vec::with_capacity(file.limit + 1)).await;
+            let chunk = Zeroizing::new(chunk);
+            if contents.len() + chunk.len() > file.limit {
+                return Err(FileFault::TooLarge);
+            }
+            contents.extend_from_slice(&chunk);
+            if is_over(&outcome) {
+                break;
+            }
+        }
+        ended.await.map_err(file_fault)?;
+        Ok(contents)
     }
 
     fn directories(&self) -> Vec<String> {
-        Vec::new()
+        get_directories().into_iter().map(|(_, name)| name).collect()
     }
 
     async fn sleep(&self, duration: Duration) {
@@ -157,10 +193,7 @@ async fn incoming(response: Response, limit: usize) -> Result<HttpReply, Transpo
             return Err(TransportFault::TooLarge);
         }
         body.extend_from_slice(&chunk);
-        if matches!(
-            outcome,
-            wit_bindgen::StreamResult::Dropped | wit_bindgen::StreamResult::Cancelled
-        ) {
+        if is_over(&outcome) {
             break;
         }
     }
@@ -168,6 +201,10 @@ async fn incoming(response: Response, limit: usize) -> Result<HttpReply, Transpo
     // The end of the stream does not say whether the body was whole; this does.
     trailers.await.map_err(fault)?;
     Ok(HttpReply { status, headers, body })
+}
+
+fn is_over(outcome: &StreamResult) -> bool {
+    matches!(outcome, StreamResult::Dropped | StreamResult::Cancelled)
 }
 
 /// Larger than most token replies, so that one read suffices.
@@ -178,3 +215,4 @@ fn nanoseconds(duration: Duration) -> u64 {
 }
 
 crate::boundary::faults!(ErrorCode);
+crate::boundary::file_faults!(filesystem::types::ErrorCode);

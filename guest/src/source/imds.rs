@@ -14,12 +14,11 @@
 //! `IDENTITY_HEADER` is a secret of another source and is never sent here, even when it is set, as it is on Azure
 //! Container Instances.
 
-use super::{Detection, Source};
+use super::{Ask, Detection, Selectors, Source};
 use crate::endpoint::Endpoint;
 use crate::environment::Environment;
 use crate::error::{Cause, Error};
 use crate::platform::{HttpReply, HttpRequest};
-use crate::request::{Audience, Identity};
 use crate::retry::{IMDS, RetryPolicy};
 use crate::secret::Secret;
 
@@ -32,49 +31,56 @@ const AUTHORITY: &str = "http://169.254.169.254";
 /// Where the identity category answers.
 const PATH: &str = "/metadata/identity/oauth2/token";
 
+const NAME: &str = "imds";
+
 struct Imds(Endpoint);
 
-pub(super) fn detect(environment: &Environment) -> Detection {
+/// The documented names.
+const SELECTORS: Selectors = Selectors {
+    client_id: "client_id",
+    object_id: "object_id",
+    resource_id: "msi_res_id",
+};
+
+/// A server that is named by a variable.
+pub(super) fn named(environment: &Environment) -> Detection {
     const OVERRIDE: &str = "AZURE_POD_IDENTITY_AUTHORITY_HOST";
-    let (variable, value) = match environment.get(OVERRIDE) {
-        Some(value) => (OVERRIDE, value),
-        None => ("", AUTHORITY),
-    };
-    match Endpoint::parse(variable, value) {
-        Ok(endpoint) if variable.is_empty() => Detection::Yes(
-            Box::new(Imds(endpoint.join(PATH))),
-            "No variable announces another source, so the instance metadata service at its well-known address is used."
-                .to_owned(),
-        ),
-        Ok(endpoint) => Detection::Yes(
-            Box::new(Imds(endpoint.join(PATH))),
-            format!("{OVERRIDE} names the instance metadata service."),
-        ),
-        Err(error) => Detection::Failed(
-            error.with_source("imds"),
-            format!("{OVERRIDE} is set and cannot be used."),
+    match environment.get(OVERRIDE) {
+        None => Detection::No(format!("{OVERRIDE} is not set.")),
+        Some(value) => Detection::announced(
+            Endpoint::parse(OVERRIDE, value).map(source),
+            NAME,
+            "AZURE_POD_IDENTITY_AUTHORITY_HOST names the instance metadata service.",
         ),
     }
 }
 
+/// The service at its well-known address.
+pub(super) fn well_known(_: &Environment) -> Detection {
+    Detection::announced(
+        Endpoint::parse("", AUTHORITY).map(source),
+        NAME,
+        "No variable announces another source, so the instance metadata service at its well-known address is used.",
+    )
+}
+
+fn source(authority: Endpoint) -> Box<dyn Source> {
+    Box::new(Imds(authority.join(PATH)))
+}
+
 impl Source for Imds {
     fn name(&self) -> &'static str {
-        "imds"
+        NAME
     }
 
     fn endpoint(&self) -> String {
         self.0.to_string()
     }
 
-    fn request(&self, audience: &Audience, identity: &Identity) -> Result<HttpRequest, Error> {
-        let mut query = vec![("api-version", API_VERSION), ("resource", audience.resource())];
-        match identity {
-            Identity::PlatformDefault | Identity::SystemAssigned => {}
-            Identity::ClientId(id) => query.push(("client_id", id)),
-            Identity::ObjectId(id) => query.push(("object_id", id)),
-            Identity::ResourceId(id) => query.push(("msi_res_id", id)),
-        }
-        Ok(self.0.get(&query, vec![("metadata", Secret::from("true"))]))
+    fn request(&self, ask: Ask<'_>, _: Option<&Secret>) -> HttpRequest {
+        let mut query = vec![("api-version", API_VERSION), ("resource", ask.audience.resource())];
+        query.extend(SELECTORS.parameter(ask.identity));
+        self.0.get(&query, vec![("metadata", Secret::from("true"))])
     }
 
     fn retry_policy(&self) -> &'static RetryPolicy {
@@ -86,7 +92,7 @@ impl Source for Imds {
     }
 
     /// Docker Desktop answers in place of the metadata service, with 403 and the word "unreachable".
-    fn failure(&self, reply: &HttpReply) -> Option<Error> {
+    fn failure(&self, reply: &HttpReply, _: bool) -> Option<Error> {
         let unreachable = reply.status == 403 && String::from_utf8_lossy(&reply.body).contains("unreachable");
         unreachable.then(|| {
             Error::new(
@@ -96,65 +102,18 @@ impl Source for Imds {
             )
         })
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn imds(variables: &[(&str, &str)]) -> Box<dyn Source> {
-        let environment = Environment::new(
-            variables
-                .iter()
-                .map(|(name, value)| (name.to_string(), value.to_string())),
-        );
-        match detect(&environment) {
-            Detection::Yes(source, _) => source,
-            _ => panic!("the metadata service is always selected"),
+    fn advice(&self, cause: Cause) -> Option<&'static str> {
+        match cause {
+            Cause::EndpointUnreachable => Some(
+                "Check that this machine has a managed identity and that no network policy, proxy or firewall blocks the \
+                 metadata service; off Azure, name an emulator in AZURE_POD_IDENTITY_AUTHORITY_HOST.",
+            ),
+            Cause::EndpointIntercepted => Some(
+                "The metadata service is blocked by a proxy or a network policy, or something else answers in its place: \
+                 let requests to this address bypass proxies.",
+            ),
+            _ => None,
         }
-    }
-
-    fn path(identity: &Identity) -> String {
-        let audience = Audience::parse("https://vault.azure.net").expect("a good audience");
-        imds(&[])
-            .request(&audience, identity)
-            .expect("every selector is known")
-            .path_with_query
-    }
-
-    #[test]
-    fn each_identity_has_its_documented_selector() {
-        let common = "/metadata/identity/oauth2/token?api-version=2018-02-01&resource=https%3A%2F%2Fvault.azure.net";
-        for (identity, selector) in [
-            (Identity::SystemAssigned, ""),
-            (Identity::ClientId("c".to_owned()), "&client_id=c"),
-            (Identity::ObjectId("o".to_owned()), "&object_id=o"),
-            (Identity::ResourceId("/r/s".to_owned()), "&msi_res_id=%2Fr%2Fs"),
-        ] {
-            assert_eq!(path(&identity), format!("{common}{selector}"));
-        }
-    }
-
-    #[test]
-    fn the_only_header_is_metadata_whatever_else_is_set() {
-        let source = imds(&[("IDENTITY_HEADER", "s3cr3t")]);
-        let audience = Audience::parse("r").expect("a good audience");
-        let request = source.request(&audience, &Identity::SystemAssigned).expect("a request");
-        assert_eq!(request.authority, "169.254.169.254");
-        let headers: Vec<_> = request
-            .headers
-            .iter()
-            .map(|(name, value)| (*name, value.expose()))
-            .collect();
-        assert_eq!(headers, [("metadata", "true")]);
-    }
-
-    #[test]
-    fn another_authority_may_have_a_path() {
-        let source = imds(&[("AZURE_POD_IDENTITY_AUTHORITY_HOST", "http://127.0.0.1:8000/base/")]);
-        assert_eq!(
-            source.endpoint(),
-            "http://127.0.0.1:8000/base/metadata/identity/oauth2/token"
-        );
     }
 }

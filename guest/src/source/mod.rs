@@ -4,18 +4,39 @@
 //! [`VARIABLES`](crate::environment::VARIABLES).
 
 mod app_service;
+mod azure_arc;
+mod cloud_shell;
 mod imds;
-mod recognised;
+mod msi_2017;
+mod service_fabric;
+mod workload_identity;
 
 use crate::environment::Environment;
 use crate::error::{Cause, Error};
 #[cfg(not(target_arch = "wasm32"))]
 use crate::platform::Method;
-use crate::platform::{HttpReply, HttpRequest};
+use crate::platform::{CredentialFile, HttpReply, HttpRequest};
 use crate::request::{Audience, Identity, guid};
 use crate::retry::RetryPolicy;
+use crate::secret::Secret;
+
+/// What one token is asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct Ask<'a> {
+    /// The resource.
+    pub audience: &'a Audience,
+    /// Whose token; never [`Identity::PlatformDefault`], which is resolved before.
+    pub identity: &'a Identity,
+    /// The claims challenge that the token has to answer, as JSON text.
+    pub claims: Option<&'a str>,
+    /// The SHA-256 digest, in lower-case hexadecimal, of a token that the audience no longer takes.
+    pub revoked: Option<&'a str>,
+}
 
 /// One identity source, ready to be asked.
+///
+/// One try is: read the [credential file](Source::credential_file) if there is one, send the [request](Source::request),
+/// and if the reply is a [challenge](Source::challenge), read the file that it names and send the request once more.
 pub trait Source {
     /// The name that users see, such as `imds`.
     fn name(&self) -> &'static str;
@@ -35,11 +56,37 @@ pub trait Source {
         }
     }
 
-    /// The request for one token.
+    /// Whether a token for this identity can be asked for at all.
     ///
     /// # Errors
     /// [`Cause::Unsupported`] when the source has no way to select such an identity. Nothing has been sent then.
-    fn request(&self, audience: &Audience, identity: &Identity) -> Result<HttpRequest, Error>;
+    fn check(&self, _identity: &Identity) -> Result<(), Error> {
+        Ok(())
+    }
+
+    /// The identity that is meant when neither the request nor `AZURE_CLIENT_ID` names one.
+    ///
+    /// # Errors
+    /// [`Cause::NotConfigured`] when the source takes no request without a name.
+    fn unnamed_identity(&self) -> Result<Identity, Error> {
+        Ok(Identity::SystemAssigned)
+    }
+
+    /// The file that is read for each request; `None` where requests need none.
+    fn credential_file(&self) -> Option<&CredentialFile> {
+        None
+    }
+
+    /// The request for one token, with the contents of the credential file if one was read.
+    fn request(&self, ask: Ask<'_>, credential: Option<&Secret>) -> HttpRequest;
+
+    /// The file whose contents the reply to a request without a credential asks for; `None` when it is no challenge.
+    ///
+    /// # Errors
+    /// When it is a challenge that must not be answered.
+    fn challenge(&self, _reply: &HttpReply) -> Option<Result<CredentialFile, Error>> {
+        None
+    }
 
     /// Which failures are worth another try, and when.
     fn retry_policy(&self) -> &'static RetryPolicy;
@@ -49,10 +96,67 @@ pub trait Source {
         true
     }
 
-    /// What this source alone means by a failed reply; `None` leaves it to the rules that all sources share.
-    fn failure(&self, _reply: &HttpReply) -> Option<Error> {
+    /// Whether the platform is known to answer for another identity than was asked for without saying so, so that only
+    /// a reply that names the right one is believed.
+    fn must_name_identity(&self) -> bool {
+        false
+    }
+
+    /// What this source alone means by a failed reply, to the request with (`answered`) or without the answer to a
+    /// challenge; `None` leaves it to the rules that all sources share.
+    fn failure(&self, _reply: &HttpReply, _answered: bool) -> Option<Error> {
         None
     }
+
+    /// What to do about a failure, where this source knows better than the rules that all sources share.
+    fn advice(&self, _cause: Cause) -> Option<&'static str> {
+        None
+    }
+}
+
+/// The query or form parameter that selects a user-assigned identity, in the spellings of one source.
+struct Selectors {
+    client_id: &'static str,
+    object_id: &'static str,
+    resource_id: &'static str,
+}
+
+impl Selectors {
+    fn parameter<'a>(&self, identity: &'a Identity) -> Option<(&'static str, &'a str)> {
+        match identity {
+            Identity::PlatformDefault | Identity::SystemAssigned => None,
+            Identity::ClientId(id) => Some((self.client_id, id)),
+            Identity::ObjectId(id) => Some((self.object_id, id)),
+            Identity::ResourceId(id) => Some((self.resource_id, id)),
+        }
+    }
+}
+
+/// Whether a value can stand in a header field: visible ASCII characters and spaces.
+fn is_sendable(value: &str) -> bool {
+    value.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ')
+}
+
+/// The secret in a variable, which has to be one that a header field can carry.
+fn header_secret(variable: &str, value: &str) -> Result<Secret, Error> {
+    if is_sendable(value) {
+        return Ok(Secret::from(value));
+    }
+    Err(Error::new(
+        Cause::NotConfigured,
+        format!(
+            "The environment variable {variable} contains characters that no HTTP header can carry. Set it to the value \
+             that the platform gave, without line breaks."
+        ),
+    ))
+}
+
+fn not_configured(message: impl Into<String>) -> Error {
+    Error::new(Cause::NotConfigured, message)
+}
+
+fn unsupported(message: impl Into<String>) -> Error {
+    Error::new(Cause::Unsupported, message)
 }
 
 /// What a source needs of a host. Nothing else has to be granted.
@@ -114,17 +218,48 @@ pub(crate) enum Detection {
     Failed(Error, String),
 }
 
+impl Detection {
+    /// A source that the environment announces, if it can be used.
+    fn announced(source: Result<Box<dyn Source>, Error>, name: &'static str, reason: &str) -> Self {
+        match source {
+            Ok(source) => Self::Yes(source, reason.to_owned()),
+            Err(error) => Self::Failed(error.with_source(name), format!("{reason} It cannot be used.")),
+        }
+    }
+}
+
 /// Asked in this order; the first that does not say no decides. The instance metadata service comes last and always
 /// says yes, because nothing in the environment announces it.
+///
+/// Variables that the platform itself sets for one workload come before the program that an administrator installed, and
+/// that before what is true of every virtual machine. Falling through to the next source when an announced one cannot be
+/// used would act as another identity, so it never happens.
 const DETECTORS: &[fn(&Environment) -> Detection] = &[
-    recognised::service_fabric,
+    service_fabric::detect,
     app_service::detect,
-    recognised::azure_arc,
-    recognised::incomplete_identity_endpoint,
-    recognised::msi_endpoint,
-    recognised::workload_identity,
-    imds::detect,
+    azure_arc::announced,
+    incomplete_identity_endpoint,
+    msi_2017::detect,
+    cloud_shell::detect,
+    workload_identity::detect,
+    imds::named,
+    azure_arc::installed,
+    imds::well_known,
 ];
+
+/// `IDENTITY_ENDPOINT` alone announces nothing: the secret that its protocol needs is missing.
+fn incomplete_identity_endpoint(environment: &Environment) -> Detection {
+    if !environment.has("IDENTITY_ENDPOINT") {
+        return Detection::No("IDENTITY_ENDPOINT is not set.".to_owned());
+    }
+    Detection::Failed(
+        not_configured(
+            "IDENTITY_ENDPOINT is set, and neither IDENTITY_HEADER (App Service) nor IMDS_ENDPOINT (Azure Arc) is. Set \
+             the other variable too, or unset IDENTITY_ENDPOINT to use the instance metadata service.",
+        ),
+        "IDENTITY_ENDPOINT is set without a variable that says which protocol it speaks.".to_owned(),
+    )
+}
 
 /// The source that an environment selects, and why.
 pub struct Selection {
@@ -157,10 +292,17 @@ pub fn select(environment: &Environment) -> Selection {
             }
         })
         .unwrap_or_else(|| Err(Error::new(Cause::Internal, "No source was considered.")));
-    let default_identity = default_identity(environment);
-    if default_identity != Ok(Identity::SystemAssigned) {
-        reasons.push("AZURE_CLIENT_ID names the identity that is used when a request names none.".to_owned());
-    }
+    // `AZURE_CLIENT_ID` is how a platform's configuration names an identity; the Azure SDKs' default credentials obey it.
+    let default_identity = match (environment.get("AZURE_CLIENT_ID"), &source) {
+        (Some(id), _) => {
+            reasons.push("AZURE_CLIENT_ID names the identity that is used when a request names none.".to_owned());
+            named_identity("AZURE_CLIENT_ID", id)
+        }
+        (None, Ok(source)) => source
+            .unnamed_identity()
+            .map_err(|error| error.with_source(source.name())),
+        (None, Err(_)) => Ok(Identity::SystemAssigned),
+    };
     Selection {
         source,
         default_identity,
@@ -168,17 +310,14 @@ pub fn select(environment: &Environment) -> Selection {
     }
 }
 
-/// `AZURE_CLIENT_ID` is how a platform's configuration names an identity; the Azure SDKs' default credentials obey it.
-fn default_identity(environment: &Environment) -> Result<Identity, Error> {
-    match environment.get("AZURE_CLIENT_ID") {
-        None => Ok(Identity::SystemAssigned),
-        Some(id) => guid("client id in AZURE_CLIENT_ID", id)
-            .map(Identity::ClientId)
-            .map_err(|error| Error {
-                cause: Cause::NotConfigured,
-                ..error
-            }),
-    }
+/// The identity whose client id a variable holds.
+fn named_identity(variable: &str, id: &str) -> Result<Identity, Error> {
+    guid(&format!("client id in {variable}"), id)
+        .map(Identity::ClientId)
+        .map_err(|error| Error {
+            cause: Cause::NotConfigured,
+            ..error
+        })
 }
 
 #[cfg(test)]
@@ -187,6 +326,15 @@ mod tests {
 
     const ENDPOINT: (&str, &str) = ("IDENTITY_ENDPOINT", "http://127.0.0.1:1/msi/token");
     const HEADER: (&str, &str) = ("IDENTITY_HEADER", "s3cr3t");
+
+    const HTTPS: (&str, &str) = (
+        "IDENTITY_ENDPOINT",
+        "https://10.0.0.4:2377/metadata/identity/oauth2/token",
+    );
+    const THUMBPRINT: (&str, &str) = ("IDENTITY_SERVER_THUMBPRINT", "00112233445566778899aabbccddeeff01234567");
+    const MSI: (&str, &str) = ("MSI_ENDPOINT", "http://127.0.0.1:1");
+    const FILE: (&str, &str) = ("AZURE_FEDERATED_TOKEN_FILE", "/run/token");
+    const TENANT: (&str, &str) = ("AZURE_TENANT_ID", "7e000000-0000-4000-8000-000000000001");
 
     fn selection(variables: &[(&str, &str)]) -> Selection {
         select(&Environment::new(
@@ -209,15 +357,18 @@ mod tests {
             (&[ENDPOINT], Err(Cause::NotConfigured)),
             (&[ENDPOINT, ("IDENTITY_HEADER", "")], Err(Cause::NotConfigured)),
             (&[("IDENTITY_ENDPOINT", "nonsense"), HEADER], Err(Cause::NotConfigured)),
+            (&[ENDPOINT, HEADER, THUMBPRINT], Err(Cause::NotConfigured)),
+            (&[HTTPS, HEADER, THUMBPRINT], Ok("service-fabric")),
+            (&[ENDPOINT, ("IMDS_ENDPOINT", "http://127.0.0.1:1")], Ok("azure-arc")),
+            (&[MSI], Ok("cloud-shell")),
+            (&[MSI, ("MSI_SECRET", "s")], Ok("azure-ml")),
             (
-                &[ENDPOINT, HEADER, ("IDENTITY_SERVER_THUMBPRINT", "aa")],
-                Err(Cause::Unsupported),
+                &[MSI, ("MSI_SECRET", "s"), ("WEBSITE_SITE_NAME", "w")],
+                Ok("app-service-2017"),
             ),
-            (
-                &[ENDPOINT, ("IMDS_ENDPOINT", "http://127.0.0.1:1")],
-                Err(Cause::Unsupported),
-            ),
-            (&[("MSI_ENDPOINT", "http://127.0.0.1:1")], Err(Cause::Unsupported)),
+            (&[FILE, TENANT], Ok("workload-identity")),
+            (&[FILE], Err(Cause::NotConfigured)),
+            (&[TENANT], Ok("imds")),
             (
                 &[("AZURE_POD_IDENTITY_AUTHORITY_HOST", "http://127.0.0.1:1")],
                 Ok("imds"),

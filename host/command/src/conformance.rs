@@ -40,7 +40,7 @@ pub(crate) async fn run(arguments: ConformanceArguments) -> anyhow::Result<ExitC
             "passed": summary.passed,
             "failed": summary.failed,
             "not_run": summary.not_run,
-            "cases": outcomes.iter().map(json_outcome).collect::<Vec<_>>(),
+            "results": outcomes.iter().map(json_outcome).collect::<Vec<_>>(),
         }))?,
         Output::Text => {
             let colours = Colours {
@@ -89,17 +89,18 @@ fn usage(why: std::fmt::Arguments<'_>) -> anyhow::Result<ExitCode> {
 }
 
 fn json_outcome(outcome: &Outcome) -> Value {
-    let (verdict, differences, reason) = match &outcome.verdict {
-        Verdict::Passed => ("passed", None, None),
-        Verdict::Failed(differences) => ("failed", Some(differences), None),
-        Verdict::NotRun(reason) => ("not-run", None, Some(reason)),
+    let (passed, difference, not_run) = match &outcome.verdict {
+        Verdict::Passed => (true, None, None),
+        Verdict::Failed(differences) => (false, Some(differences.join("\n")), None),
+        Verdict::NotRun(reason) => (false, None, Some(reason)),
     };
     json!({
-        "name": outcome.name,
+        "case": outcome.name,
+        "source": outcome.name.split('/').next(),
         "description": outcome.description,
-        "verdict": verdict,
-        "differences": differences,
-        "reason": reason,
+        "passed": passed,
+        "not_run": not_run,
+        "difference": difference,
         "took_ms": u64::try_from(outcome.took.as_millis()).unwrap_or(u64::MAX),
     })
 }
@@ -242,8 +243,8 @@ mod tests {
         );
         assert_eq!(
             json_outcome(&failed),
-            json!({ "name": "imds/x", "description": "A client does x.", "verdict": "failed",
-                "differences": ["one", "two\nlines"], "reason": null, "took_ms": 7 })
+            json!({ "case": "imds/x", "source": "imds", "description": "A client does x.", "passed": false,
+                "not_run": null, "difference": "one\ntwo\nlines", "took_ms": 7 })
         );
         assert_eq!(
             Summary::of(&[failed, not_run]).to_string(),

@@ -28,4 +28,5 @@ pub mod scratch;
 pub mod script;
 mod secrets;
 pub mod server;
+pub mod table;
 pub mod wire;

@@ -300,7 +300,7 @@ line from standard input and prints one JSON answer per line, as `token --reques
 Exit codes: 0 all cases passed, 1 some did not, 2 usage.")]
 pub(crate) struct ConformanceArguments {
     /// Command line of the client
-    #[arg(long, value_name = "COMMAND", required_unless_present = "list")]
+    #[arg(long, value_name = "COMMAND", required_unless_present_any = ["list", "tables"])]
     pub(crate) command: Option<String>,
 
     /// Take the cases below this directory instead of the built-in ones
@@ -319,6 +319,15 @@ pub(crate) struct ConformanceArguments {
     #[arg(long, conflicts_with_all = ["command", "jobs"])]
     pub(crate) list: bool,
 
+    /// Make a table of results that `--output json` has printed into files; a column each, may be given more than once
+    #[arg(
+        long = "table",
+        value_name = "TITLE=FILE",
+        value_parser = table,
+        conflicts_with_all = ["command", "cases", "case", "jobs", "list", "output"]
+    )]
+    pub(crate) tables: Vec<(String, PathBuf)>,
+
     /// What to print
     #[arg(long, value_enum, default_value_t = Output::Text)]
     pub(crate) output: Output,
@@ -336,6 +345,14 @@ fn endpoint(text: &str) -> Result<String, String> {
         Ok(_) => Ok(text.to_owned()),
         Err(error) => Err(format!("it {error}")),
     }
+}
+
+fn table(text: &str) -> Result<(String, PathBuf), String> {
+    // A title may say what it likes; names of files are ours.
+    let (title, file) = text
+        .rsplit_once('=')
+        .ok_or("a column is a title, `=`, and a file of results")?;
+    Ok((title.to_owned(), PathBuf::from(file)))
 }
 
 fn scope(text: &str) -> Result<String, String> {

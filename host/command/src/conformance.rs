@@ -6,12 +6,17 @@ use anyhow::Context as _;
 use managed_identity_conformance::case::{self, Case};
 use managed_identity_conformance::process::Process;
 use managed_identity_conformance::run::{Outcome, Verdict, replay_all};
+use managed_identity_conformance::table;
 use serde_json::{Value, json};
 use std::io::{self, IsTerminal as _, Write as _};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
 pub(crate) async fn run(arguments: ConformanceArguments) -> anyhow::Result<ExitCode> {
+    if !arguments.tables.is_empty() {
+        return make_table(&arguments.tables);
+    }
     let cases = match arguments.cases.as_deref().map_or_else(case::embedded, case::load) {
         Ok(cases) => cases,
         Err(error) => return usage(format_args!("{error}")),
@@ -79,6 +84,16 @@ fn list(cases: &[Case], output: Output) -> anyhow::Result<ExitCode> {
         }
         Output::Text => cases.iter().try_for_each(|case| report::line(case.name()))?,
     }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn make_table(columns: &[(String, PathBuf)]) -> anyhow::Result<ExitCode> {
+    let read = |(title, file): &(String, PathBuf)| {
+        let results = std::fs::read_to_string(file).with_context(|| format!("{} cannot be read", file.display()))?;
+        Ok((title.clone(), results))
+    };
+    let columns = columns.iter().map(read).collect::<anyhow::Result<Vec<_>>>()?;
+    report::line(table::markdown(&columns)?.trim_end())?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -1,6 +1,9 @@
 //! What embedders hold: tokens, from a provider that runs on a thread of its own.
 
-use crate::outbound::{Endpoint, EndpointError, EndpointPolicy, Outbound, OutboundConfig};
+use crate::grant::{Grant, has_arc_agent};
+use crate::outbound::{
+    Endpoint, EndpointError, EndpointPolicy, Outbound, OutboundConfig, RootCertificates, TrustError,
+};
 use crate::provider::{
     self, Ask, Call, Compiled, EMBEDDED_0_2, EMBEDDED_0_3, ProviderError, Surroundings, WasiVersion,
 };
@@ -11,12 +14,15 @@ use managed_identity_provider::request::check_sizes;
 use managed_identity_provider::secret::Secret;
 use managed_identity_provider::source;
 use std::borrow::Cow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 
 /// How much memory a provider may use: room for a thousand different requests at once, and a full cache.
 const DEFAULT_MEMORY_LIMIT: usize = 64 * 1024 * 1024;
+
+/// The source whose directory may be elsewhere on this machine.
+const AZURE_ARC: &str = "azure-arc";
 
 /// Hands out tokens. Cheap to clone; all clones share one provider, which ends with the last of them.
 ///
@@ -60,6 +66,9 @@ impl Broker {
             environment: None,
             provider: Cow::Borrowed(EMBEDDED_0_3),
             granted: Vec::new(),
+            root_certificates: RootCertificates::default(),
+            arc_agent: None,
+            arc_directory: None,
             outbound: OutboundConfig::default(),
             compilation_cache: default_compilation_cache(),
             memory_limit: DEFAULT_MEMORY_LIMIT,
@@ -115,12 +124,18 @@ impl Broker {
         answer.await.map_err(|_| gone())?
     }
 
-    /// Adds to a denial what the component cannot know: which rule of the host decided.
+    /// Adds what the component cannot know: which rule of the host denied a request, or what is wrong with a certificate.
     fn explain(&self, mut error: Error) -> Error {
-        if error.cause == Cause::Denied
-            && let Some(denial) = self.0.outbound.last_denial()
-        {
-            error.message = format!("{} {denial}", error.message);
+        let outbound = &self.0.outbound;
+        let reason = match error.cause {
+            Cause::Denied => outbound.last_denial().map(|denial| denial.to_string()),
+            Cause::EndpointIntercepted | Cause::EndpointUnreachable if error.http_status.is_none() => {
+                outbound.last_tls_failure()
+            }
+            _ => None,
+        };
+        if let Some(reason) = reason {
+            error.message = format!("{} {reason}", error.message);
         }
         error
     }
@@ -137,6 +152,9 @@ pub struct BrokerBuilder {
     environment: Option<Vec<(String, String)>>,
     provider: Cow<'static, [u8]>,
     granted: Vec<Endpoint>,
+    root_certificates: RootCertificates,
+    arc_agent: Option<bool>,
+    arc_directory: Option<PathBuf>,
     outbound: OutboundConfig,
     compilation_cache: Option<PathBuf>,
     memory_limit: usize,
@@ -176,13 +194,43 @@ impl BrokerBuilder {
     }
 
     /// Lets the provider reach this URL and all paths below it, wherever it is. Without it, the provider reaches the
-    /// endpoint that the environment names, as long as that is on this machine or in a private network.
+    /// endpoint that the environment names, as long as that is on this machine or in a private network, or the public one
+    /// of the cloud itself.
     ///
     /// # Errors
     /// When the URL is not one.
     pub fn allow_endpoint(mut self, url: &str) -> Result<Self, EndpointError> {
         self.granted.push(Endpoint::granted(url)?);
         Ok(self)
+    }
+
+    /// Trusts these certificates of authorities too, in PEM, at endpoints that are known by an authority of the system:
+    /// public ones, or what [`allow_endpoint`](Self::allow_endpoint) adds on `https`. Endpoints that the environment gives
+    /// an authority or a thumbprint of their own are known by that alone.
+    ///
+    /// # Errors
+    /// When there is no certificate in the text, or one that cannot be used.
+    pub fn root_certificates(mut self, pem: &str) -> Result<Self, TrustError> {
+        self.root_certificates = self.root_certificates.and(&RootCertificates::from_pem(pem)?);
+        Ok(self)
+    }
+
+    /// Says whether the agent of Azure Arc is installed, which decides where no variable announces a source. Without it,
+    /// the agent's program is looked for; not so where [`environment`](Self::environment) is set, because that may be
+    /// another machine's.
+    #[must_use]
+    pub fn arc_agent(mut self, installed: bool) -> Self {
+        self.arc_agent = Some(installed);
+        self
+    }
+
+    /// Where the directory is in which the agent of Azure Arc leaves its keys, when it is not in its usual place
+    /// (`/var/opt/azcmagent/tokens`): in a container, wherever it is mounted. The provider can read it when Azure Arc is
+    /// the source, and knows it by its usual name.
+    #[must_use]
+    pub fn arc_directory(mut self, path: impl Into<PathBuf>) -> Self {
+        self.arc_directory = Some(path.into());
+        self
     }
 
     /// Sets time-outs and sizes of the provider's HTTP.
@@ -214,18 +262,24 @@ impl BrokerBuilder {
     /// # Errors
     /// When the provider cannot be compiled, is none, asks for more than it is given, or cannot be started.
     pub fn build(self) -> Result<Broker, ProviderError> {
+        let arc_agent = self
+            .arc_agent
+            .unwrap_or_else(|| self.environment.is_none() && has_arc_agent());
         let (variables, unreadable) = match self.environment {
             Some(variables) => (variables, None),
             None => process_environment(),
         };
-        let environment = Environment::new(variables);
-        let (endpoint, misconfigured) = match unreadable.map_or_else(|| configured_endpoint(&environment), Err) {
-            Ok(endpoint) => (Some(endpoint), None),
+        let environment = Environment::new(variables).with_arc_agent(arc_agent);
+        let grant = || selected(&environment, self.arc_directory.as_deref());
+        let (grant, misconfigured) = match unreadable.map_or_else(grant, Err) {
+            Ok(grant) => (Some(grant), None),
             // Another provider may read the environment in another way. It is granted nothing by it then.
             Err(_) if matches!(self.provider, Cow::Owned(_)) => (None, None),
             Err(error) => (None, Some(error)),
         };
-        let policy = EndpointPolicy::from_iter(endpoint.into_iter().chain(self.granted));
+        let (endpoint, directory) = grant.map_or((None, None), |grant| (Some(grant.endpoint), grant.directory));
+        let policy = EndpointPolicy::from_iter(endpoint.into_iter().chain(self.granted))
+            .with_root_certificates(self.root_certificates);
         let outbound = Outbound::new(policy, self.outbound);
         let compiled = provider::compile(&self.provider, self.compilation_cache.as_deref())?;
         let surroundings = Surroundings {
@@ -234,6 +288,7 @@ impl BrokerBuilder {
                 .map(|(name, value)| (name.to_owned(), value.to_owned()))
                 .collect(),
             outbound: outbound.clone(),
+            directory,
             memory_limit: self.memory_limit,
         };
         Ok(Broker(Arc::new(Inner {
@@ -264,18 +319,14 @@ fn process_environment() -> (Vec<(String, String)>, Option<Error>) {
     (variables, unreadable)
 }
 
-/// The one endpoint that the environment gives the provider the right to reach.
-fn configured_endpoint(environment: &Environment) -> Result<Endpoint, Error> {
+/// What the source gets that the environment selects. `arc_directory` is where the keys of Azure Arc are, if elsewhere.
+fn selected(environment: &Environment, arc_directory: Option<&Path>) -> Result<Grant, Error> {
     let source = source::select(environment).source?;
-    Endpoint::from_environment(&source.endpoint()).map_err(|error| {
-        Error::new(
-            Cause::NotConfigured,
-            format!(
-                "The identity endpoint {} {error}. Correct the variable that names it.",
-                source.endpoint()
-            ),
-        )
-        .with_source(source.name())
+    let grant = Grant::of(&source.needs())
+        .map_err(|error| Error::new(Cause::NotConfigured, error.to_string()).with_source(source.name()))?;
+    Ok(match arc_directory {
+        Some(place) if source.name() == AZURE_ARC => grant.with_directory_at(place),
+        _ => grant,
     })
 }
 

@@ -1,7 +1,9 @@
 //! Platform identity tokens from a sandboxed provider.
 //!
 //! A [`Broker`] runs the managed-identity provider component and hands out its tokens. The component can reach the
-//! platform's identity endpoint and nothing else: see [`outbound`].
+//! platform's identity endpoint and nothing else: see [`outbound`]. Where the platform leaves a credential in a file, it can
+//! also read that file's directory; which one, and by what the endpoint is known, follows from the source that the
+//! environment selects.
 //!
 //! ```no_run
 //! use managed_identity_host::{Broker, Identity, TokenRequest};
@@ -21,6 +23,7 @@
 
 mod bindings;
 mod broker;
+mod grant;
 pub mod outbound;
 mod provider;
 mod token;

@@ -10,7 +10,9 @@
 //!    that the component wrote.
 //! 3. The connector resolves the host and checks every address that it is about to use, so that a name cannot lead
 //!    elsewhere after the check. An endpoint that the environment named may be loopback, link-local or private; any
-//!    other address has to be granted by the user ([`Endpoint::granted`]).
+//!    other address has to be granted by the user ([`Endpoint::granted`]). On `https`, the server proves to be the right
+//!    one before it gets a byte of the request: by a certificate that the system trusts, one authority, or one certificate
+//!    alone ([`Trust`]).
 //! 4. The reply's head and body are limited in size and time.
 //!
 //! Redirects are not followed, the variables that name proxies are not read, cookies are not kept and nothing is
@@ -45,6 +47,9 @@ mod hooks;
 mod metered;
 mod origin;
 mod policy;
+mod stream;
+mod tls;
+mod trust;
 
 pub use address::{AddressClass, Reach};
 pub use body::LimitedBody;
@@ -55,6 +60,8 @@ pub use error::OutboundError;
 pub use hooks::OutboundHooks;
 pub use origin::{Origin, OriginFault, PathFault, Scheme};
 pub use policy::{EndpointPolicy, Target};
+pub use tls::CertificateFault;
+pub use trust::{Authority, RootCertificates, Trust, TrustError};
 
 #[cfg(test)]
 mod tests;

@@ -12,6 +12,7 @@ pub(crate) use component::{Compiled, compile};
 pub use component::{EMBEDDED_0_2, EMBEDDED_0_3, ProviderError, WasiVersion};
 pub(crate) use desk::{Ask, Call};
 
+use crate::grant::Directory;
 use crate::outbound::Outbound;
 use desk::Desk;
 use instance::Limits;
@@ -32,6 +33,7 @@ const LONGEST_BACK_OFF: Duration = Duration::from_secs(5);
 pub(crate) struct Surroundings {
     pub(crate) environment: Vec<(String, String)>,
     pub(crate) outbound: Outbound,
+    pub(crate) directory: Option<Directory>,
     pub(crate) memory_limit: usize,
 }
 

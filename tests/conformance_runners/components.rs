@@ -6,7 +6,8 @@ use managed_identity_conformance::answer::{Answer, Description, TokenAnswer};
 use managed_identity_conformance::case::{self, File, Request, Runner};
 use managed_identity_conformance::run::{Client, Ended, NotStarted, Session, Setting};
 use managed_identity_conformance::scratch::{lay_out, moved};
-use managed_identity_host::{Broker, BrokerBuilder, Identity, ProviderError, Secret, TokenRequest, WasiVersion};
+use managed_identity_host::outbound::TrustError;
+use managed_identity_host::{Broker, BrokerBuilder, Identity, Secret, TokenRequest, WasiVersion};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -18,12 +19,14 @@ const AGENT: &str = "/var/opt/azcmagent";
 pub(crate) struct Components(pub(crate) WasiVersion);
 
 /// What of the world a case sets for a broker, besides its environment: the one place that knows how.
-fn surroundings(builder: BrokerBuilder, _setting: &Setting, _agent: &Path) -> Result<BrokerBuilder, ProviderError> {
-    // The host learns to take these together with the sources that need them:
-    //     .arc_agent(setting.scenario.arc_agent)
-    //     .arc_directory(agent.join("tokens"))
-    //     .root_certificates(&certificate.ca_data), for each setting.values.certificate
-    Ok(builder)
+fn surroundings(builder: BrokerBuilder, setting: &Setting, agent: &Path) -> Result<BrokerBuilder, TrustError> {
+    let builder = builder
+        .arc_agent(setting.scenario.arc_agent)
+        .arc_directory(agent.join("tokens"));
+    match &setting.values.certificate {
+        None => Ok(builder),
+        Some(certificate) => builder.root_certificates(&certificate.ca_data),
+    }
 }
 
 impl Client for Components {
@@ -43,6 +46,10 @@ impl Client for Components {
         places
             .lay_out(&setting.scenario.files)
             .map_err(|error| failed(&error))?;
+        if setting.scenario.arc_agent {
+            // The agent makes it when it is installed.
+            std::fs::create_dir_all(places.agent.join("tokens")).map_err(|error| failed(&error))?;
+        }
         let builder = Broker::builder()
             .wasi(self.0)
             .environment(setting.scenario.environment.clone())

@@ -6,6 +6,9 @@ use crate::wire::Arrived;
 use serde_json::Value;
 use std::collections::BTreeMap;
 
+/// The media type of a form.
+const FORM: &str = "application/x-www-form-urlencoded";
+
 /// How exactly moments have to be met.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
@@ -101,6 +104,11 @@ pub fn request(expected: &ExpectedRequest, arrived: &Arrived) -> Vec<String> {
         }
     }
     if let Some(form) = &expected.form {
+        let kind = arrived.header("content-type").unwrap_or_default();
+        let kind = kind.split(';').next().unwrap_or_default().trim();
+        if !kind.eq_ignore_ascii_case(FORM) {
+            faults.push(format!("header `content-type`: expected `{FORM}`, got `{kind}`"));
+        }
         pairs("form field", form, expected.more_form, &arrived.form(), &mut faults);
     }
     faults
@@ -484,7 +492,7 @@ mod tests {
                 Some("form field `d`: not expected, got `4`"),
             ),
         ] {
-            let faults = request(&expected, &arrived("POST", "/", &[], body));
+            let faults = request(&expected, &arrived("POST", "/", &[("content-type", FORM)], body));
             match difference {
                 None => assert_eq!(faults, [""; 0], "{body}"),
                 Some(difference) => {

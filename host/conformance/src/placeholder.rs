@@ -30,6 +30,15 @@ pub struct CertificateValues {
     pub ca_data: String,
 }
 
+impl CertificateValues {
+    /// The thumbprint in pairs of digits.
+    fn separated(&self, separator: &str) -> String {
+        let digits: Vec<_> = self.thumbprint.chars().collect();
+        let pairs: Vec<String> = digits.chunks(2).map(|pair| pair.iter().collect()).collect();
+        pairs.join(separator)
+    }
+}
+
 impl Values {
     /// Host and port of the scripted server.
     #[must_use]
@@ -68,6 +77,9 @@ impl Values {
             "closed" => self.closed.clone(),
             "dir" => self.directory.clone(),
             "thumbprint" => certificate()?.thumbprint.clone(),
+            "thumbprint:lower" => certificate()?.thumbprint.to_lowercase(),
+            "thumbprint:colons" => certificate()?.separated(":"),
+            "thumbprint:spaces" => certificate()?.separated(" "),
             "ca_file" => certificate()?.ca_file.clone(),
             "ca_data" => certificate()?.ca_data.clone(),
             _ => {
@@ -216,6 +228,17 @@ mod tests {
         ] {
             assert_eq!(values().expand(text).as_deref(), Ok(expected), "{text}");
         }
+        let certificate = CertificateValues {
+            thumbprint: "AB01".to_owned(),
+            ca_file: "/ca.pem".to_owned(),
+            ca_data: "PEM".to_owned(),
+        };
+        let https = Values {
+            certificate: Some(certificate),
+            ..values()
+        };
+        let forms = "${thumbprint} ${thumbprint:lower} ${thumbprint:colons} ${thumbprint:spaces} ${ca_file} ${ca_data}";
+        assert_eq!(https.expand(forms).as_deref(), Ok("AB01 ab01 AB:01 AB 01 /ca.pem PEM"));
         for bad in [
             "${",
             "${nothing}",

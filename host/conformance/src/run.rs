@@ -273,7 +273,7 @@ fn in_memory(case: &Case) -> Values {
         now: 1_800_000_000,
         directory: "/case".to_owned(),
         certificate: (case.server() == Scheme::Https).then(|| CertificateValues {
-            thumbprint: "0123456789ABCDEF0123456789ABCDEF01234567".to_owned(),
+            thumbprint: "5C12D1A5E0B3F7294E86AD03B91F6C7728D4EB5A".to_owned(),
             ca_file: "/authority.pem".to_owned(),
             ca_data: "-----BEGIN CERTIFICATE-----\nc2NyaXB0ZWQ=\n-----END CERTIFICATE-----\n".to_owned(),
         }),

@@ -332,8 +332,8 @@ mod tests {
         .await;
         let reply = talk(
             &server,
-            "GET /a HTTP/1.1\r\n\r\nPOST /b HTTP/1.1\r\nContent-Length: 3\r\n\r\nx=y\
-             POST /c HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nx=y\r\n1;e\r\nz\r\n0\r\n\r\n",
+            "GET /a HTTP/1.1\r\n\r\nPOST /b HTTP/1.1\r\nContent-Type: application/x-www-form-urlencoded; charset=utf-8\r\nContent-Length: 3\r\n\r\nx=y\
+             POST /c HTTP/1.1\r\ncontent-type: application/x-www-form-urlencoded\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nx=y\r\n1;e\r\nz\r\n0\r\n\r\n",
         )
         .await
         .unwrap();

@@ -15,7 +15,7 @@ use hyper_util::client::legacy::{self, Client};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use std::fmt;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
@@ -32,8 +32,8 @@ const SMALLEST_HEAD_LIMIT: usize = 8 * 1024;
 /// The times are upper bounds: a component may ask for shorter ones with its request's options.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OutboundConfig {
-    /// How long resolving and connecting may take together. Default: 2 s. The endpoints are on the same machine or
-    /// link and answer within milliseconds; where there is none, link-local packets just vanish, and every caller
+    /// How long resolving, connecting and the handshake of TLS may take together. Default: 2 s. Most endpoints are on the
+    /// same machine or link and answer within milliseconds; where there is none, link-local packets just vanish, and every caller
     /// waits this long to be told.
     pub connect_timeout: Duration,
     /// How long the head of the reply may take, from the connection on. Default: 60 s. The metadata service asks Azure
@@ -95,6 +95,7 @@ struct Shared {
     config: OutboundConfig,
     client: Client<Connector, Full<Bytes>>,
     last_denial: Mutex<Option<Denial>>,
+    last_tls_failure: Mutex<Option<String>>,
     places: Arc<Semaphore>,
 }
 
@@ -132,6 +133,7 @@ impl Outbound {
                 config,
                 client,
                 last_denial: Mutex::new(None),
+                last_tls_failure: Mutex::new(None),
                 places,
             }),
         }
@@ -151,6 +153,20 @@ impl Outbound {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
+    }
+
+    /// Why the latest request was not sent because of TLS, unless another one, of any clone, has been since. A component is
+    /// told no more than that there is something wrong with a certificate.
+    #[must_use]
+    pub fn last_tls_failure(&self) -> Option<String> {
+        self.tls_failure().clone()
+    }
+
+    fn tls_failure(&self) -> MutexGuard<'_, Option<String>> {
+        self.shared
+            .last_tls_failure
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Sends a request, if the policy permits it, and waits for the head of the reply.
@@ -173,7 +189,7 @@ impl Outbound {
     {
         let sent = self.try_send(request, options).await;
         match &sent {
-            Ok(_) => {}
+            Ok(_) => *self.tls_failure() = None,
             Err(OutboundError::Denied(denial)) => {
                 tracing::warn!(
                     target: LOG_TARGET,
@@ -184,7 +200,10 @@ impl Outbound {
                 );
                 *self.shared.last_denial.lock().unwrap_or_else(PoisonError::into_inner) = Some(denial.clone());
             }
-            Err(error) => tracing::debug!(target: LOG_TARGET, %error, "request failed"),
+            Err(error) => {
+                *self.tls_failure() = error.is_of_tls().then(|| error.to_string());
+                tracing::debug!(target: LOG_TARGET, %error, "request failed");
+            }
         }
         sent
     }

@@ -2,12 +2,15 @@
 //!
 //! The policy has already looked at the request. It is asked again here with the addresses in hand, because a name says
 //! nothing about where it leads: whoever answers for it may answer otherwise a second later. The address that is
-//! checked is the one that is dialled.
+//! checked is the one that is dialled. On `https`, the connection is handed over once its server has proved to be the
+//! right one.
 
 use super::address::Reach;
 use super::metered::Metered;
 use super::origin::{Origin, Scheme};
 use super::policy::EndpointPolicy;
+use super::stream::Stream;
+use super::tls::{Handshake, Tls, TlsFault};
 use futures_util::future::BoxFuture;
 use http::Uri;
 use hyper_util::rt::TokioIo;
@@ -44,6 +47,7 @@ impl Resolve for SystemResolver {
 pub(super) struct Connector {
     policy: Arc<EndpointPolicy>,
     resolver: Arc<dyn Resolve>,
+    tls: Arc<Tls>,
     timeout: Duration,
     reply_limit: usize,
 }
@@ -63,7 +67,10 @@ pub(super) enum ConnectFault {
     /// The last address that was tried, and what came of it.
     #[error("no connection to {0}: {1}")]
     Connect(SocketAddr, io::ErrorKind),
-    /// Resolving and connecting together took longer than permitted.
+    /// The server is not the right one, or shows nothing by which it could be known.
+    #[error("no TLS: {0}")]
+    Tls(#[from] TlsFault),
+    /// Resolving, connecting and shaking hands together took longer than permitted.
     #[error("no connection within {0:?}")]
     Timeout(Duration),
 }
@@ -76,22 +83,29 @@ impl Connector {
         timeout: Duration,
         reply_limit: usize,
     ) -> Self {
+        let tls = Arc::new(Tls::new(policy.root_certificates().clone()));
         Self {
             policy,
             resolver,
+            tls,
             timeout,
             reply_limit,
         }
     }
 
-    async fn connect(self, uri: Uri) -> Result<TcpStream, ConnectFault> {
+    async fn connect(self, uri: Uri) -> Result<Stream, ConnectFault> {
         let origin = self.origin(&uri).ok_or(ConnectFault::NotPermitted)?;
         let reach = self.policy.reach(&origin).ok_or(ConnectFault::NotPermitted)?;
         // An unrepresentable deadline is none.
         let deadline = Instant::now().checked_add(self.timeout);
         let attempt = async {
             let addresses = permitted(reach, self.addresses(&origin).await?)?;
-            dial(&addresses, deadline, connect_to).await
+            let handshake = self.handshake(&origin).await?;
+            let stream = dial(&addresses, deadline, connect_to).await?;
+            Ok(match handshake {
+                Some(handshake) => Stream::Tls(Box::new(handshake.shake(stream).await?)),
+                None => Stream::Plain(stream),
+            })
         };
         match deadline {
             Some(deadline) => timeout_at(deadline, attempt)
@@ -103,9 +117,22 @@ impl Connector {
 
     /// The pool hands over what [`super::policy::Target`] was made into: a canonical scheme and authority.
     fn origin(&self, uri: &Uri) -> Option<Origin> {
-        // The streams of this connector are plain TCP, so nothing but `http` may get one.
-        let scheme = Scheme::parse(uri.scheme_str()?).filter(|scheme| *scheme == Scheme::Http)?;
+        let scheme = Scheme::parse(uri.scheme_str()?)?;
         Origin::parse(scheme, uri.authority()?.as_str()).ok()
+    }
+
+    /// What a server has to prove, on `https`.
+    ///
+    /// The pool keeps connections by scheme and authority, and what a server is known by belongs to both. So a connection
+    /// serves only requests for which its server is known well enough.
+    async fn handshake(&self, origin: &Origin) -> Result<Option<Handshake>, ConnectFault> {
+        match origin.scheme() {
+            Scheme::Http => Ok(None),
+            Scheme::Https => {
+                let trust = self.policy.trust(origin).ok_or(ConnectFault::NotPermitted)?;
+                Ok(Some(self.tls.handshake(origin, trust).await?))
+            }
+        }
     }
 
     async fn addresses(&self, origin: &Origin) -> Result<Vec<SocketAddr>, ConnectFault> {
@@ -126,7 +153,7 @@ impl Connector {
 }
 
 impl Service<Uri> for Connector {
-    type Response = Metered<TokioIo<TcpStream>>;
+    type Response = Metered<TokioIo<Stream>>;
     type Error = ConnectFault;
     type Future = BoxFuture<'static, Result<Self::Response, Self::Error>>;
 
@@ -280,7 +307,7 @@ pub(super) mod tests {
 
     async fn connect(connector: &Connector, uri: &str) -> Result<SocketAddr, ConnectFault> {
         let stream = connector.clone().call(uri.parse().unwrap()).await?;
-        Ok(stream.stream().inner().peer_addr().unwrap())
+        Ok(stream.stream().inner().tcp().peer_addr().unwrap())
     }
 
     #[tokio::test]

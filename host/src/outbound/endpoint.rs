@@ -1,18 +1,21 @@
-//! What may be reached: one origin, with a rule for the path, the methods, and how far away it may be.
+//! What may be reached: one origin, with a rule for the path, the methods, how far away it may be, and what it is known by.
 
 use super::address::Reach;
 use super::origin::{Origin, OriginFault, PathFault, Scheme, check_path};
+use super::trust::Trust;
 use http::Method;
 
 /// One endpoint that requests may go to.
 ///
-/// As made, it permits `GET` only.
+/// As made, it permits `GET` only, and on `https` a server that the system trusts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
     origin: Origin,
     path: PathRule,
     methods: Vec<Method>,
     reach: Reach,
+    /// Present for `https`, and only there.
+    trust: Option<Trust>,
 }
 
 /// Which paths of an origin an endpoint has. Paths are compared byte by byte.
@@ -58,16 +61,11 @@ impl Endpoint {
     /// [granted](Self::granted) endpoint of the same origin.
     ///
     /// # Errors
-    /// If `url` is not an `http` URL of host, optional port and optional path in canonical form. The message does not
-    /// contain the URL, so that it can be printed next to the name of the variable.
+    /// If `url` is not an `http` or `https` URL of host, optional port and optional path in canonical form. The message
+    /// does not contain the URL, so that it can be printed next to the name of the variable.
     pub fn from_environment(url: &str) -> Result<Self, EndpointError> {
         let (origin, path) = parse(url)?;
-        Ok(Self {
-            origin,
-            path: PathRule::Exact(path),
-            methods: vec![Method::GET],
-            reach: Reach::Local,
-        })
+        Ok(Self::new(origin, PathRule::Exact(path), Reach::Local))
     }
 
     /// An endpoint that the user grants: this path and all below it, at any address.
@@ -76,12 +74,21 @@ impl Endpoint {
     /// As for [`Endpoint::from_environment`].
     pub fn granted(url: &str) -> Result<Self, EndpointError> {
         let (origin, path) = parse(url)?;
-        Ok(Self {
+        Ok(Self::new(origin, PathRule::Below(path), Reach::Any))
+    }
+
+    fn new(origin: Origin, path: PathRule, reach: Reach) -> Self {
+        let trust = match origin.scheme() {
+            Scheme::Http => None,
+            Scheme::Https => Some(Trust::SystemRoots),
+        };
+        Self {
             origin,
-            path: PathRule::Below(path),
+            path,
             methods: vec![Method::GET],
-            reach: Reach::Any,
-        })
+            reach,
+            trust,
+        }
     }
 
     /// The same endpoint with `path` appended to its own.
@@ -112,6 +119,25 @@ impl Endpoint {
         self
     }
 
+    /// The same endpoint at this distance.
+    #[must_use]
+    pub fn with_reach(mut self, reach: Reach) -> Self {
+        self.reach = reach;
+        self
+    }
+
+    /// The same endpoint, where only a server that is known in this way gets a request.
+    ///
+    /// # Errors
+    /// If the endpoint is one of `http`, where a server shows nothing that it could be known by.
+    pub fn with_trust(mut self, trust: Trust) -> Result<Self, EndpointError> {
+        if self.trust.is_none() {
+            return Err(EndpointError::NotHttps);
+        }
+        self.trust = Some(trust);
+        Ok(self)
+    }
+
     /// Scheme, host and port.
     #[must_use]
     pub fn origin(&self) -> &Origin {
@@ -135,6 +161,12 @@ impl Endpoint {
     pub fn reach(&self) -> Reach {
         self.reach
     }
+
+    /// What its server is known by; on `http`, nothing but its address.
+    #[must_use]
+    pub fn trust(&self) -> Option<&Trust> {
+        self.trust.as_ref()
+    }
 }
 
 /// Why a URL is no endpoint. Reads as the end of a sentence: "IDENTITY_ENDPOINT has a query; …".
@@ -145,11 +177,11 @@ pub enum EndpointError {
     #[error("is not an absolute URL; write it like http://127.0.0.1:41741/msi/token")]
     NotAbsolute,
     /// Another scheme than `http` and `https`.
-    #[error("has another scheme than http")]
+    #[error("has another scheme than http or https")]
     Scheme,
-    /// The scheme `https`.
-    #[error("has the scheme https, which comes with the sources that use it; the ones known so far speak http")]
-    Https,
+    /// The scheme `http`, where only a server with a certificate is the right one.
+    #[error("has the scheme http, and its server has to show a certificate; it has to begin with https://")]
+    NotHttps,
     /// A query: it would be lost, because every request has its own.
     #[error("has a query; remove it, each request has its own")]
     Query,
@@ -166,12 +198,7 @@ pub enum EndpointError {
 
 fn parse(url: &str) -> Result<(Origin, String), EndpointError> {
     let (scheme, rest) = url.split_once("://").ok_or(EndpointError::NotAbsolute)?;
-    let scheme = match Scheme::parse(scheme) {
-        Some(Scheme::Http) => Scheme::Http,
-        // Here TLS plugs in: its settings belong to the endpoint, and the connector applies them.
-        Some(Scheme::Https) => return Err(EndpointError::Https),
-        None => return Err(EndpointError::Scheme),
-    };
+    let scheme = Scheme::parse(scheme).ok_or(EndpointError::Scheme)?;
     if rest.contains('#') {
         return Err(EndpointError::Fragment);
     }
@@ -208,6 +235,8 @@ mod tests {
             ),
             ("http://[fe80::1]:2377/x", "http://[fe80::1]:2377", "/x"),
             ("http://8.8.8.8/", "http://8.8.8.8", "/"),
+            ("https://10.0.0.4:2377/x", "https://10.0.0.4:2377", "/x"),
+            ("HTTPS://localhost:443/x", "https://localhost", "/x"),
         ] {
             let endpoint = Endpoint::from_environment(url).unwrap();
             assert_eq!(endpoint.origin().to_string(), origin, "{url}");
@@ -228,6 +257,19 @@ mod tests {
     }
 
     #[test]
+    fn only_https_has_a_server_that_is_known_by_something() {
+        let pin = Trust::Thumbprint([7; 20]);
+        for make in [Endpoint::from_environment, Endpoint::granted] {
+            let http = make("http://localhost/x").unwrap();
+            assert_eq!(http.trust(), None);
+            assert_eq!(http.with_trust(pin.clone()), Err(EndpointError::NotHttps));
+            let https = make("https://localhost/x").unwrap();
+            assert_eq!(https.trust(), Some(&Trust::SystemRoots));
+            assert_eq!(https.with_trust(pin.clone()).unwrap().trust(), Some(&pin));
+        }
+    }
+
+    #[test]
     fn other_urls_are_refused_without_being_repeated() {
         for (url, error) in [
             ("", EndpointError::NotAbsolute),
@@ -236,7 +278,7 @@ mod tests {
             ("http:/localhost", EndpointError::NotAbsolute),
             ("ftp://localhost/hunter2", EndpointError::Scheme),
             (" http://localhost/hunter2", EndpointError::Scheme),
-            ("https://localhost/hunter2", EndpointError::Https),
+            ("httpss://localhost/hunter2", EndpointError::Scheme),
             ("http://localhost/x?key=hunter2", EndpointError::Query),
             ("http://localhost?key=hunter2", EndpointError::Query),
             ("http://localhost/x#hunter2", EndpointError::Fragment),

@@ -4,6 +4,7 @@ use super::connector::ConnectFault;
 use super::denial::Denial;
 use super::metered::TOO_MUCH;
 use super::origin::Origin;
+use super::tls::{CertificateFault, TlsFault, tls_error};
 use std::error::Error as StdError;
 use std::io;
 use std::net::SocketAddr;
@@ -46,6 +47,43 @@ pub enum OutboundError {
         origin: Origin,
         /// How long it was waited for.
         after: Duration,
+    },
+    /// The server at the endpoint is not known to be the right one by its certificate. Nothing was sent to it.
+    #[error(
+        "The server at {origin} is not the right one: its certificate {fault}. Nothing was sent to it. Check what answers \
+         there, and what it has to be known by."
+    )]
+    Certificate {
+        /// The endpoint.
+        origin: Origin,
+        /// What is wrong with the certificate.
+        fault: CertificateFault,
+    },
+    /// What the server would be known by cannot be read. Nothing was sent to it.
+    #[error("It is not known what server at {origin} to trust: {reason}.")]
+    Authority {
+        /// The endpoint.
+        origin: Origin,
+        /// What cannot be read, and why.
+        reason: String,
+    },
+    /// The server breaks off because of something in the handshake.
+    #[error("The server at {origin} refuses TLS with this client: alert {code} ({name}).")]
+    TlsAlert {
+        /// The endpoint.
+        origin: Origin,
+        /// The number of the alert (RFC 8446 section 6).
+        code: u8,
+        /// What it is called.
+        name: String,
+    },
+    /// The server does not speak TLS, or none that is safe.
+    #[error("{origin} does not speak TLS: {reason}. Check that it is the endpoint that is meant, and not one of http.")]
+    NotTls {
+        /// The endpoint.
+        origin: Origin,
+        /// What is wrong with what it sends.
+        reason: String,
     },
     /// A connection was made, and the head of the reply did not come in time.
     #[error("{origin} takes a connection and sends no reply within {after:?}.")]
@@ -146,7 +184,12 @@ impl OutboundError {
                 };
             }
         }
-        match cause::<io::Error>(error).map(io::Error::kind) {
+        let io = cause::<io::Error>(error);
+        if let Some(error) = io.and_then(tls_error) {
+            let fault = TlsFault::of(error, origin.host());
+            return Self::in_tls(origin, &fault);
+        }
+        match io.map(io::Error::kind) {
             // How hyper says that a body ended before its declared length or last chunk.
             Some(io::ErrorKind::UnexpectedEof) => Self::BrokenOff { origin },
             Some(TOO_MUCH) => Self::Flood { origin },
@@ -173,8 +216,27 @@ impl OutboundError {
                 address: *address,
                 kind: *kind,
             },
+            ConnectFault::Tls(fault) => Self::in_tls(origin, fault),
             ConnectFault::Timeout(after) => Self::ConnectTimeout { origin, after: *after },
         })
+    }
+
+    fn in_tls(origin: Origin, fault: &TlsFault) -> Self {
+        match fault.clone() {
+            TlsFault::Roots(reason) => Self::Authority { origin, reason },
+            TlsFault::Certificate(fault) => Self::Certificate { origin, fault },
+            TlsFault::Alert(code, name) => Self::TlsAlert { origin, code, name },
+            TlsFault::Protocol(reason) => Self::NotTls { origin, reason },
+            TlsFault::Lost(kind) => Self::ConnectionLost { origin, kind },
+        }
+    }
+
+    /// Whether TLS is what failed, which the component can only be told in part.
+    pub(super) fn is_of_tls(&self) -> bool {
+        matches!(
+            self,
+            Self::Certificate { .. } | Self::Authority { .. } | Self::TlsAlert { .. } | Self::NotTls { .. }
+        )
     }
 }
 
@@ -208,6 +270,13 @@ impl From<OutboundError> for wasmtime_wasi_http::Error {
                 _ => Self::DestinationUnavailable,
             },
             OutboundError::ConnectTimeout { .. } => Self::ConnectionTimeout,
+            OutboundError::Certificate { .. } => Self::TlsCertificateError,
+            OutboundError::Authority { .. } => Self::ConfigurationError,
+            OutboundError::TlsAlert { code, name, .. } => Self::TlsAlertReceived {
+                alert_id: Some(code),
+                alert_message: Some(name),
+            },
+            OutboundError::NotTls { .. } => Self::TlsProtocolError,
             OutboundError::NoReply { .. } | OutboundError::TooSlow { .. } => Self::HttpResponseTimeout,
             OutboundError::Stalled { .. } => Self::ConnectionReadTimeout,
             OutboundError::HeadTooLarge { bytes, .. } => Self::HttpResponseHeaderSectionSize(u32::try_from(bytes).ok()),

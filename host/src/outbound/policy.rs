@@ -4,6 +4,7 @@ use super::address::Reach;
 use super::denial::{Denial, DenialReason, printable};
 use super::endpoint::Endpoint;
 use super::origin::{Origin, OriginFault, PATH_AND_QUERY_LIMIT, PathFault, Scheme, check_path, check_query};
+use super::trust::{RootCertificates, Trust};
 use http::{HeaderValue, Method, Uri};
 use std::fmt;
 
@@ -11,12 +12,14 @@ use std::fmt;
 #[derive(Clone, Debug, Default)]
 pub struct EndpointPolicy {
     endpoints: Vec<Endpoint>,
+    root_certificates: RootCertificates,
 }
 
 impl FromIterator<Endpoint> for EndpointPolicy {
     fn from_iter<T: IntoIterator<Item = Endpoint>>(endpoints: T) -> Self {
         Self {
             endpoints: endpoints.into_iter().collect(),
+            root_certificates: RootCertificates::default(),
         }
     }
 }
@@ -25,6 +28,18 @@ impl EndpointPolicy {
     /// Permits one endpoint more.
     pub fn allow(&mut self, endpoint: Endpoint) {
         self.endpoints.push(endpoint);
+    }
+
+    /// Trusts these authorities too where the ones of the system are trusted: [`Trust::SystemRoots`] and
+    /// [`Authority::system`](super::Authority::system).
+    #[must_use]
+    pub fn with_root_certificates(mut self, certificates: RootCertificates) -> Self {
+        self.root_certificates = certificates;
+        self
+    }
+
+    pub(super) fn root_certificates(&self) -> &RootCertificates {
+        &self.root_certificates
     }
 
     /// The endpoints that may be reached.
@@ -50,6 +65,20 @@ impl EndpointPolicy {
         } else {
             Reach::Local
         })
+    }
+
+    /// What the server of `origin` is known by, or `None` if no endpoint has it or its scheme is `http`.
+    ///
+    /// An origin has one server and is known by one thing. Where its endpoints differ, the strictest holds for all: a
+    /// thumbprint, else an authority that was given, else what the system trusts; of two as strict, the first.
+    #[must_use]
+    pub fn trust(&self, origin: &Origin) -> Option<&Trust> {
+        let endpoints = self.endpoints.iter().filter(|endpoint| endpoint.origin() == origin);
+        // The last of the greatest is what `max_by_key` gives, so the first comes last.
+        endpoints
+            .filter_map(Endpoint::trust)
+            .rev()
+            .max_by_key(|trust| trust.strictness())
     }
 
     /// Decides on a request, and says where exactly it goes.
@@ -163,6 +192,7 @@ mod tests {
     #![expect(clippy::unwrap_used, reason = "the endpoints are literals")]
 
     use super::*;
+    use crate::outbound::Authority;
     use http::uri::Builder;
 
     fn policy() -> EndpointPolicy {
@@ -463,6 +493,34 @@ mod tests {
                 reach,
                 "{authority}"
             );
+        }
+    }
+
+    #[test]
+    fn an_origin_is_known_by_the_strictest_that_any_of_its_endpoints_has() {
+        let endpoint = |path: &str, trust: &Trust| {
+            let url = format!("https://localhost:1/{path}");
+            Endpoint::granted(&url).unwrap().with_trust(trust.clone()).unwrap()
+        };
+        let file = |path| Trust::Authority(Authority::from_file(path));
+        let (a, b) = (Trust::Thumbprint([1; 20]), Trust::Thumbprint([2; 20]));
+        let elsewhere = Trust::Authority(Authority::system().with_server_name("elsewhere").unwrap());
+        let origin = Origin::parse(Scheme::Https, "localhost:1").unwrap();
+        for (trusts, strictest) in [
+            (vec![Trust::SystemRoots], Trust::SystemRoots),
+            (vec![Trust::SystemRoots, elsewhere.clone()], elsewhere.clone()),
+            (vec![file("a"), elsewhere, Trust::SystemRoots], file("a")),
+            (vec![file("a"), file("b")], file("a")),
+            (vec![Trust::SystemRoots, file("a"), a.clone()], a.clone()),
+            (vec![b.clone(), a, file("a")], b),
+        ] {
+            let numbered = trusts.iter().enumerate();
+            let policy: EndpointPolicy = numbered
+                .map(|(index, trust)| endpoint(&index.to_string(), trust))
+                .collect();
+            assert_eq!(policy.trust(&origin), Some(&strictest), "{trusts:?}");
+            let other = Origin::parse(Scheme::Https, "localhost:2").unwrap();
+            assert_eq!(policy.trust(&other), None);
         }
     }
 

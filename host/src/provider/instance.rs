@@ -5,6 +5,7 @@ use super::component::{Compiled, WasiVersion};
 use super::cpu::Meter;
 use super::desk::{Answer, Desk, Question};
 use crate::bindings::{v0_2, v0_3};
+use crate::grant::Directory;
 use crate::outbound::OutboundHooks;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
@@ -12,7 +13,7 @@ use std::cell::RefCell;
 use std::sync::Arc;
 use wasmtime::component::{Accessor, Linker, ResourceTable};
 use wasmtime::{Engine, Store, StoreLimits, StoreLimitsBuilder};
-use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
+use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 /// How many bytes the component may hand to the host in one call. The largest thing is a token, of at most 64 KiB.
@@ -72,8 +73,8 @@ impl WasiHttpView for World {
     }
 }
 
-/// All of WASI, over a context that holds no file, no socket, no argument and no standard stream: a provider in any
-/// language starts, and can reach nothing but the identity endpoint.
+/// All of WASI, over a context that holds no socket, no argument, no standard stream, and no file but those that the source
+/// needs: a provider in any language starts, and can reach nothing but the identity endpoint.
 pub(super) fn linker(engine: &Engine) -> wasmtime::Result<Linker<World>> {
     let mut linker = Linker::new(engine);
     wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
@@ -83,13 +84,29 @@ pub(super) fn linker(engine: &Engine) -> wasmtime::Result<Linker<World>> {
     Ok(linker)
 }
 
-fn store(compiled: &Compiled, surroundings: &Surroundings, limits: &Limits) -> Store<World> {
-    let wasi = WasiCtx::builder()
-        .envs(&surroundings.environment)
+/// What an instance has of WASI. The directory is opened anew for each: it may have been replaced, or made only now.
+fn belongings(environment: &[(String, String)], directory: Option<&Directory>) -> WasiCtx {
+    let mut wasi = WasiCtx::builder();
+    wasi.envs(environment)
         .allow_tcp(false)
         .allow_udp(false)
-        .max_random_size(MOST_RANDOM_BYTES)
-        .build();
+        .max_random_size(MOST_RANDOM_BYTES);
+    if let Some(Directory { place, name }) = directory
+        && let Err(error) = wasi.preopened_dir(place, name, FsPerms::ReadOnly)
+    {
+        // Not the end: the component says which file it misses, once it does.
+        tracing::warn!(
+            target: "managed_identity::provider",
+            directory = %place.display(),
+            "the directory of the credential cannot be opened: {}",
+            error.root_cause()
+        );
+    }
+    wasi.build()
+}
+
+fn store(compiled: &Compiled, surroundings: &Surroundings, limits: &Limits) -> Store<World> {
+    let wasi = belongings(&surroundings.environment, surroundings.directory.as_ref());
     let mut http = WasiHttpCtx::new();
     http.set_field_size_limit(FIELDS_LIMIT);
     let mut table = ResourceTable::new();
@@ -199,4 +216,170 @@ async fn put_0_3(
         }
     };
     Ok((number, answer))
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "the files are the test's own")]
+
+    use super::*;
+    use std::os::unix::fs::symlink;
+    use std::path::{Path, PathBuf};
+    use std::{env, fs, process};
+    use wasmtime::component::Resource;
+    use wasmtime_wasi::filesystem::WasiFilesystemView;
+    use wasmtime_wasi::p2::bindings::filesystem::preopens::Host as _;
+    use wasmtime_wasi::p2::bindings::filesystem::types::{
+        Descriptor, DescriptorFlags, ErrorCode, HostDescriptor, OpenFlags, PathFlags,
+    };
+
+    /// A folder with a granted directory in it and things beside that, until it is dropped.
+    struct Folder(PathBuf);
+
+    impl Folder {
+        fn new(test: &str) -> Self {
+            let path = env::temp_dir().join(format!("managed-identity-{}-{test}", process::id()));
+            fs::create_dir(&path).unwrap();
+            Self(path)
+        }
+
+        fn directory(&self) -> PathBuf {
+            self.0.join("keys")
+        }
+    }
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    /// What an instance has, without the instance.
+    struct Belongings(WasiCtx, ResourceTable);
+
+    impl WasiView for Belongings {
+        fn ctx(&mut self) -> WasiCtxView<'_> {
+            WasiCtxView {
+                ctx: &mut self.0,
+                table: &mut self.1,
+            }
+        }
+    }
+
+    impl Belongings {
+        fn with(place: &Path) -> Self {
+            let directory = Directory {
+                place: place.to_owned(),
+                name: "/var/keys".to_owned(),
+            };
+            Self(belongings(&[], Some(&directory)), ResourceTable::new())
+        }
+
+        fn directories(&mut self) -> Vec<(Resource<Descriptor>, String)> {
+            self.filesystem().get_directories().unwrap()
+        }
+
+        /// Opens a file in the directory, following links, and reads it.
+        async fn read(&mut self, path: &str) -> Result<String, ErrorCode> {
+            self.open(path, OpenFlags::empty(), DescriptorFlags::READ).await
+        }
+
+        async fn open(&mut self, path: &str, open: OpenFlags, access: DescriptorFlags) -> Result<String, ErrorCode> {
+            let (directory, _) = self.directories().remove(0);
+            let mut filesystem = self.filesystem();
+            let opened = filesystem
+                .open_at(directory, PathFlags::SYMLINK_FOLLOW, path.to_owned(), open, access)
+                .await;
+            let file = opened.map_err(|error| error.downcast().unwrap())?;
+            let read = filesystem.read(file, 1024, 0).await;
+            let (bytes, _) = read.map_err(|error| error.downcast().unwrap())?;
+            Ok(String::from_utf8(bytes).unwrap())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_granted_directory_is_read_and_nothing_beside_it() {
+        let folder = Folder::new("beside");
+        let keys = folder.directory();
+        fs::create_dir(&keys).unwrap();
+        fs::create_dir(keys.join("..data")).unwrap();
+        fs::write(keys.join("..data/token"), "inside").unwrap();
+        fs::write(folder.0.join("secret"), "outside").unwrap();
+        symlink("..data/token", keys.join("token")).unwrap();
+        symlink("../secret", keys.join("relative")).unwrap();
+        symlink(folder.0.join("secret"), keys.join("absolute")).unwrap();
+        symlink(&folder.0, keys.join("folder")).unwrap();
+
+        let mut belongings = Belongings::with(&keys);
+        let names: Vec<String> = belongings.directories().into_iter().map(|(_, name)| name).collect();
+        assert_eq!(names, ["/var/keys"]);
+        // As Kubernetes' projected volumes have it.
+        assert_eq!(belongings.read("token").await, Ok("inside".to_owned()));
+        for outside in [
+            "../secret",
+            "..data/../../secret",
+            "relative",
+            "absolute",
+            "folder/secret",
+            "/etc/hostname",
+            "..",
+        ] {
+            let found = belongings.read(outside).await;
+            assert!(
+                matches!(found, Err(ErrorCode::NotPermitted | ErrorCode::Access)),
+                "{outside}: {found:?}"
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn nothing_in_a_granted_directory_is_changed() {
+        let folder = Folder::new("changed");
+        let keys = folder.directory();
+        fs::create_dir(&keys).unwrap();
+        fs::write(keys.join("a.key"), "key").unwrap();
+        let mut belongings = Belongings::with(&keys);
+        let (read, write) = (DescriptorFlags::READ, DescriptorFlags::READ | DescriptorFlags::WRITE);
+        for (path, open, access) in [
+            ("a.key", OpenFlags::empty(), write),
+            ("a.key", OpenFlags::TRUNCATE, read),
+            ("b.key", OpenFlags::CREATE, read),
+            ("b.key", OpenFlags::CREATE, write),
+        ] {
+            let found = belongings.open(path, open, access).await;
+            assert!(found.is_err(), "{path} {open:?}: {found:?}");
+        }
+        let directory = |belongings: &mut Belongings| belongings.directories().remove(0).0;
+        let [unlink, make, link, from, to] = std::array::from_fn(|_| directory(&mut belongings));
+        let mut filesystem = belongings.filesystem();
+        let (old, new) = (|| "a.key".to_owned(), || "b.key".to_owned());
+        let changes = [
+            ("unlink", filesystem.unlink_file_at(unlink, old()).await),
+            ("mkdir", filesystem.create_directory_at(make, new()).await),
+            ("symlink", filesystem.symlink_at(link, old(), new()).await),
+            ("rename", filesystem.rename_at(from, old(), to, new()).await),
+        ];
+        for (change, outcome) in changes {
+            assert!(outcome.is_err(), "{change}");
+        }
+        assert_eq!(fs::read_to_string(keys.join("a.key")).unwrap(), "key");
+        assert_eq!(fs::read_dir(&keys).unwrap().count(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_directory_is_looked_for_anew_by_each_instance() {
+        let folder = Folder::new("anew");
+        let keys = folder.directory();
+        assert_eq!(Belongings::with(&keys).directories().len(), 0);
+        fs::create_dir(&keys).unwrap();
+        fs::write(keys.join("a.key"), "key").unwrap();
+        let mut belongings = Belongings::with(&keys);
+        assert_eq!(belongings.read("a.key").await, Ok("key".to_owned()));
+        assert_eq!(
+            Belongings(self::belongings(&[], None), ResourceTable::new())
+                .directories()
+                .len(),
+            0
+        );
+    }
 }

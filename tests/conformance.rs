@@ -80,12 +80,12 @@ fn the_engine_where_nothing_moves_between_calls() {
 
 #[test]
 fn the_component_for_wasi_0_2() {
-    pass(&Components(WasiVersion::V0_2), 32);
+    pass(&Components(WasiVersion::V0_2), 16);
 }
 
 #[test]
 fn the_component_for_wasi_0_3() {
-    pass(&Components(WasiVersion::V0_3), 32);
+    pass(&Components(WasiVersion::V0_3), 16);
 }
 
 #[test]

@@ -9,9 +9,9 @@ fn main() -> io::Result<()> {
     let package = PathBuf::from(variable("CARGO_MANIFEST_DIR")?);
     let cases = package.join("../../tests/conformance");
     println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rerun-if-changed={}", cases.display());
     let mut files = Vec::new();
     if cases.is_dir() {
-        println!("cargo::rerun-if-changed={}", cases.display());
         for folder in sorted(&cases)?.iter().filter(|entry| entry.is_dir()) {
             files.extend(
                 sorted(folder)?

@@ -180,7 +180,7 @@ impl Client for Process {
             input: Some(input),
             output: BufReader::new(output).lines(),
             shown,
-            reader,
+            reader: Some(reader),
         })
     }
 }
@@ -203,7 +203,8 @@ pub struct Running {
     input: Option<ChildStdin>,
     output: Lines<BufReader<ChildStdout>>,
     shown: Arc<Mutex<Vec<u8>>>,
-    reader: JoinHandle<()>,
+    /// Reads standard error; nothing, once it has come to an end or was waited for long enough.
+    reader: Option<JoinHandle<()>>,
 }
 
 impl Running {
@@ -225,10 +226,17 @@ impl Running {
         let _ = self.child.start_kill();
     }
 
+    /// Waits a little for the end of its standard error, which what it has left behind may hold open.
+    async fn finish_reading(&mut self) {
+        if let Some(reader) = self.reader.take() {
+            let _ = timeout(Duration::from_secs(1), reader).await;
+        }
+    }
+
     /// What it said last, for a message.
     async fn last_words(&mut self) -> String {
         let status = timeout(Duration::from_secs(1), self.child.wait()).await;
-        let _ = timeout(Duration::from_secs(1), &mut self.reader).await;
+        self.finish_reading().await;
         let status = match status {
             Ok(Ok(status)) => format!(" ({status})"),
             _ => String::new(),
@@ -320,8 +328,7 @@ impl Session for Running {
                 ));
             }
         }
-        // What the client started and left behind may hold the stream open.
-        let _ = timeout(Duration::from_secs(1), &mut self.reader).await;
+        self.finish_reading().await;
         Ended {
             faults,
             shown: self.shown(),

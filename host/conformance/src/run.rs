@@ -225,7 +225,11 @@ async fn steps<C: Client>(setting: &Setting, session: &mut C::Session, secrets: 
             () = script.failed() => None,
         };
         if answer.is_some() {
-            session.settle(script).await;
+            tokio::select! {
+                biased;
+                () = script.failed() => {}
+                () = session.settle(script) => {}
+            }
         }
         let clock = session.clock(values.now);
         faults.extend(script.end());

@@ -33,6 +33,10 @@ fn cases() -> Vec<Case> {
 }
 
 /// Plays all cases and fails with everything that is wrong with any of them.
+#[expect(
+    clippy::print_stdout,
+    reason = "how many cases ran is for whoever looks at the test's output"
+)]
 fn pass<C: Client>(client: &C, jobs: usize) {
     let cases = cases();
     let runtime = tokio::runtime::Builder::new_current_thread()

@@ -177,7 +177,7 @@ fn written(form: &str, seconds: u64) -> Option<String> {
         "us12" => {
             let hour: u8 = hour.parse().ok()?;
             let half = if hour < 12 { "AM" } else { "PM" };
-            let hour = if hour % 12 == 0 { 12 } else { hour % 12 };
+            let hour = (hour + 11) % 12 + 1;
             let (month, day) = (month.trim_start_matches('0'), day.trim_start_matches('0'));
             Some(format!("{month}/{day}/{year} {hour}:{below} {half} +00:00"))
         }

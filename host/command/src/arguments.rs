@@ -7,6 +7,7 @@ use managed_identity_emulator::Source;
 use managed_identity_host::outbound::Endpoint;
 use managed_identity_host::{Broker, BrokerBuilder, Identity, WasiVersion};
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -28,16 +29,18 @@ pub(crate) enum Command {
     Inspect(InspectArguments),
     Emulate(EmulateArguments),
     Demo(DemoArguments),
+    Conformance(ConformanceArguments),
 }
 
 impl Command {
     pub(crate) fn output_is_json(&self) -> bool {
         match self {
-            Self::Token(arguments) => arguments.output == TokenOutput::Json,
+            Self::Token(arguments) => arguments.output == TokenOutput::Json || arguments.audience.requests,
             Self::Source(arguments) => arguments.output == Output::Json,
             Self::Inspect(arguments) => arguments.output == Output::Json,
             Self::Emulate(arguments) => arguments.output == Output::Json,
             Self::Demo(_) => false,
+            Self::Conformance(arguments) => arguments.output == Output::Json,
         }
     }
 }
@@ -49,6 +52,7 @@ Examples:
   managed-identity token --resource https://vault.azure.net
   managed-identity token --scope https://storage.azure.com/.default --output json
   curl -H \"$(managed-identity token --resource https://management.azure.com --output header)\" …
+  echo '{\"audience\":\"https://vault.azure.net\"}' | managed-identity token --requests
 
 With `--output json`, a failure is one JSON object on standard error. Exit codes: 0 token, 1 failure, 2 usage.")]
 pub(crate) struct TokenArguments {
@@ -84,6 +88,13 @@ pub(crate) struct AudienceArguments {
     /// The same as a scope, which ends in /.default
     #[arg(long, value_name = "SCOPE", value_parser = scope)]
     scope: Option<String>,
+
+    /// Answer many requests: one JSON object per line of standard input, one per line of output
+    ///
+    /// A request has `audience` and may have `identity` (an object with `kind`, and `id` where the kind has one), `claims`,
+    /// `rejected_token` and `timeout_ms`. An answer is what `--output json` prints, or an object with `error`.
+    #[arg(long, conflicts_with_all = ["IdentityArguments", "claims", "timeout", "output"])]
+    pub(crate) requests: bool,
 }
 
 impl AudienceArguments {
@@ -288,6 +299,53 @@ pub(crate) struct DemoArguments {
     pub(crate) provider: ProviderArguments,
 }
 
+/// Hold any managed-identity client against the conformance cases
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  managed-identity conformance --command 'managed-identity token --requests'
+  managed-identity conformance --command 'python3 my_client.py' --case app-service/ --jobs 16
+  managed-identity conformance --list
+
+The command is started by `sh -c`, once for each case, in the case's environment alone. It reads one JSON request per
+line from standard input and prints one JSON answer per line, as `token --requests` does.
+
+Exit codes: 0 all cases passed, 1 some did not, 2 usage.")]
+pub(crate) struct ConformanceArguments {
+    /// Command line of the client
+    #[arg(long, value_name = "COMMAND", required_unless_present_any = ["list", "tables"])]
+    pub(crate) command: Option<String>,
+
+    /// Take the cases below this directory instead of the built-in ones
+    #[arg(long, value_name = "DIR")]
+    pub(crate) cases: Option<PathBuf>,
+
+    /// Play only cases with this in their name; `*` stands for anything, and the whole name has to match then
+    #[arg(long, value_name = "PATTERN")]
+    pub(crate) case: Option<String>,
+
+    /// How many cases are played at a time; twice the number of processors when absent
+    #[arg(long, value_name = "N")]
+    pub(crate) jobs: Option<NonZeroUsize>,
+
+    /// Name the cases and play none
+    #[arg(long, conflicts_with_all = ["command", "jobs"])]
+    pub(crate) list: bool,
+
+    /// Make a table of results that `--output json` has printed into files; a column each, may be given more than once
+    #[arg(
+        long = "table",
+        value_name = "TITLE=FILE",
+        value_parser = table,
+        conflicts_with_all = ["command", "cases", "case", "jobs", "list", "output"]
+    )]
+    pub(crate) tables: Vec<(String, PathBuf)>,
+
+    /// What to print
+    #[arg(long, value_enum, default_value_t = Output::Text)]
+    pub(crate) output: Output,
+}
+
 fn duration(text: &str) -> Result<Duration, String> {
     if let Ok(seconds) = text.parse() {
         return Ok(Duration::from_secs(seconds));
@@ -314,6 +372,14 @@ fn endpoint(text: &str) -> Result<String, String> {
         Ok(_) => Ok(text.to_owned()),
         Err(error) => Err(format!("it {error}")),
     }
+}
+
+fn table(text: &str) -> Result<(String, PathBuf), String> {
+    // A title may say what it likes; names of files are ours.
+    let (title, file) = text
+        .rsplit_once('=')
+        .ok_or("a column is a title, `=`, and a file of results")?;
+    Ok((title.to_owned(), PathBuf::from(file)))
 }
 
 fn scope(text: &str) -> Result<String, String> {

@@ -3,10 +3,12 @@
 //! Standard output carries results, standard error everything else. Exit codes: 0 success, 1 failure, 2 usage.
 
 mod arguments;
+mod conformance;
 mod demo;
 mod emulate;
 mod inspect;
 mod report;
+mod requests;
 mod source;
 mod token;
 
@@ -28,6 +30,7 @@ fn main() -> ExitCode {
             Command::Inspect(arguments) => inspect::run(&arguments),
             Command::Emulate(arguments) => emulate::run(arguments).await,
             Command::Demo(arguments) => demo::run(arguments).await,
+            Command::Conformance(arguments) => conformance::run(arguments).await,
         }
     });
     match result {

@@ -1,0 +1,674 @@
+//! Comparing what happened with what a case expects. Every difference is a sentence; none means that it fits.
+
+use crate::answer::{Answer, Description, FailureAnswer, TokenAnswer, abbreviated};
+use crate::case::{Accepted, Expectation, ExpectedRequest, ExpectedSource, Moment};
+use crate::wire::Arrived;
+use serde_json::Value;
+use std::collections::BTreeMap;
+
+/// The media type of a form.
+const FORM: &str = "application/x-www-form-urlencoded";
+
+/// How exactly moments have to be met.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    /// When the case began, in seconds since 1970-01-01T00:00:00Z.
+    pub began: u64,
+    /// How much earlier a moment may be.
+    pub early: u64,
+    /// How much later it may be.
+    pub late: u64,
+    /// Whether the time is the world's: other work passes it too.
+    pub is_real: bool,
+}
+
+impl Clock {
+    /// Time that passes only by waiting. As much may have passed as this.
+    #[must_use]
+    pub fn virtual_time(began: u64, passed: u64) -> Self {
+        Self {
+            began,
+            early: 0,
+            late: passed,
+            is_real: false,
+        }
+    }
+
+    /// Time as it is. A machine with much to do gets more of it.
+    #[must_use]
+    pub fn real_time(began: u64, passed: u64) -> Self {
+        Self {
+            began,
+            early: 2,
+            late: passed.saturating_add(1).max(15),
+            is_real: true,
+        }
+    }
+
+    fn meets(self, expected: Moment, actual: u64) -> bool {
+        match expected {
+            Moment::At(moment) => actual == moment,
+            Moment::FromNow(offset) => {
+                let moment = self.began.saturating_add_signed(offset);
+                (moment.saturating_sub(self.early)..=moment.saturating_add(self.late)).contains(&actual)
+            }
+        }
+    }
+
+    fn describe(self, expected: Moment) -> String {
+        match expected {
+            Moment::At(moment) => format!("{moment}"),
+            Moment::FromNow(offset) => {
+                let moment = self.began.saturating_add_signed(offset);
+                format!(
+                    "{moment} (the beginning {offset:+} s, at most {} s earlier or {} s later)",
+                    self.early, self.late
+                )
+            }
+        }
+    }
+}
+
+/// How a request differs from the one that is expected.
+#[must_use]
+pub fn request(expected: &ExpectedRequest, arrived: &Arrived) -> Vec<String> {
+    let mut faults = Vec::new();
+    let method = expected.method.as_deref().unwrap_or("GET");
+    if arrived.method != method {
+        faults.push(format!("method: expected `{method}`, got `{}`", arrived.method));
+    }
+    if arrived.path != expected.path {
+        faults.push(format!("path: expected `{}`, got `{}`", expected.path, arrived.path));
+    }
+    faults.extend(query(expected, arrived));
+    for (name, accepted) in &expected.headers {
+        let values: Vec<_> = arrived
+            .headers
+            .iter()
+            .filter(|(known, _)| known == name)
+            .map(|(_, value)| value.as_str())
+            .collect();
+        match values[..] {
+            [] => faults.push(format!("header `{name}`: expected {accepted}, it is missing")),
+            [value] if accepted.all().iter().any(|accepted| accepted == value) => {}
+            [value] => faults.push(format!("header `{name}`: expected {accepted}, got `{value}`")),
+            _ => faults.push(format!(
+                "header `{name}`: expected {accepted} once, it is there {} times",
+                values.len()
+            )),
+        }
+    }
+    for name in &expected.absent_headers {
+        if let Some(value) = arrived.header(name) {
+            faults.push(format!("header `{name}`: must not be there, got `{value}`"));
+        }
+    }
+    if let Some(form) = &expected.form {
+        let kind = arrived.header("content-type").unwrap_or_default();
+        let kind = kind.split(';').next().unwrap_or_default().trim();
+        if !kind.eq_ignore_ascii_case(FORM) {
+            faults.push(format!("header `content-type`: expected `{FORM}`, got `{kind}`"));
+        }
+        pairs("form field", form, expected.more_form, &arrived.form(), &mut faults);
+    }
+    faults
+}
+
+/// How a query differs, from the nearest of those that are accepted.
+fn query(expected: &ExpectedRequest, arrived: &Arrived) -> Vec<String> {
+    let differences = |query: &BTreeMap<_, _>| {
+        let mut faults = Vec::new();
+        pairs(
+            "query parameter",
+            query,
+            expected.more_query,
+            &arrived.query,
+            &mut faults,
+        );
+        faults
+    };
+    let alternatives = expected.query_any.iter().map(|more| {
+        let more = more
+            .iter()
+            .map(|(name, accepted)| (name.clone(), Some(accepted.clone())));
+        differences(&expected.query.clone().into_iter().chain(more).collect())
+    });
+    alternatives
+        .min_by_key(Vec::len)
+        .unwrap_or_else(|| differences(&expected.query))
+}
+
+fn pairs(
+    kind: &str,
+    expected: &BTreeMap<String, Option<Accepted>>,
+    others: bool,
+    arrived: &[(String, String)],
+    faults: &mut Vec<String>,
+) {
+    for (name, accepted) in expected {
+        let values: Vec<_> = arrived
+            .iter()
+            .filter(|(known, _)| known == name)
+            .map(|(_, value)| value.as_str())
+            .collect();
+        match (accepted, &values[..]) {
+            (None, []) => {}
+            (None, [value, ..]) => faults.push(format!(
+                "{kind} `{name}`: must not be there, got `{}`",
+                abbreviated(value)
+            )),
+            (Some(accepted), []) => faults.push(format!("{kind} `{name}`: expected {accepted}, it is missing")),
+            (Some(accepted), [value]) if accepted.all().iter().any(|accepted| is_same(accepted, value)) => {}
+            (Some(accepted), [value]) => {
+                faults.push(format!(
+                    "{kind} `{name}`: expected {accepted}, got `{}`",
+                    abbreviated(value)
+                ));
+            }
+            (Some(accepted), values) => {
+                faults.push(format!(
+                    "{kind} `{name}`: expected {accepted} once, it is there {} times",
+                    values.len()
+                ));
+            }
+        }
+    }
+    for (name, value) in arrived
+        .iter()
+        .filter(|(name, _)| !others && !expected.contains_key(name))
+    {
+        faults.push(format!("{kind} `{name}`: not expected, got `{}`", abbreviated(value)));
+    }
+}
+
+/// Whether two texts are equal, or the same JSON object, whose fields have no order.
+fn is_same(expected: &str, actual: &str) -> bool {
+    let object = |text: &str| serde_json::from_str::<Value>(text).ok().filter(Value::is_object);
+    expected == actual || object(expected).is_some_and(|expected| object(actual).as_ref() == Some(&expected))
+}
+
+/// How an answer differs from the one that is expected.
+#[must_use]
+pub fn answer(expected: &Expectation, answer: &Answer, clock: Clock) -> Vec<String> {
+    match (answer, &expected.token, &expected.error) {
+        (Answer::Broken(reason), ..) => vec![reason.clone()],
+        (Answer::Token(answer), Some(token), _) => token_answer(expected, token, answer, clock),
+        (Answer::Failure(answer), _, Some(causes)) => failure_answer(expected, causes, answer, clock),
+        (Answer::Token(answer), _, causes) => {
+            let causes = causes
+                .as_ref()
+                .map_or_else(|| "an error".to_owned(), |causes| format!("the error {causes}"));
+            vec![format!(
+                "expected {causes}, the client answered with the token `{}`",
+                abbreviated(&answer.access_token)
+            )]
+        }
+        (Answer::Failure(answer), token, _) => vec![format!(
+            "expected the token `{}`, the client answered with an error: {}{}",
+            token.as_deref().unwrap_or_default(),
+            answer
+                .cause
+                .as_ref()
+                .map_or_else(String::new, |cause| format!("{cause}: ")),
+            abbreviated(&answer.message)
+        )],
+    }
+}
+
+fn token_answer(expected: &Expectation, token: &str, answer: &TokenAnswer, clock: Clock) -> Vec<String> {
+    let mut faults = Vec::new();
+    if answer.access_token != token {
+        faults.push(format!(
+            "token: expected `{token}`, got `{}`",
+            abbreviated(&answer.access_token)
+        ));
+    }
+    // Who hands a token out without saying how long it is valid leaves its caller to guess.
+    if expected.expires_on.is_some() && answer.expires_on.is_none() {
+        faults.push("expires_on: the client does not say it".to_owned());
+    }
+    for (name, expected, actual) in [
+        ("expires_on", expected.expires_on, answer.expires_on),
+        ("refresh_on", expected.refresh_on, answer.refresh_on),
+    ] {
+        if let (Some(expected), Some(actual)) = (expected, actual)
+            && !clock.meets(expected, actual)
+        {
+            faults.push(format!("{name}: expected {}, got {actual}", clock.describe(expected)));
+        }
+    }
+    equal(
+        "client_id",
+        expected.client_id.as_ref(),
+        answer.client_id.as_ref(),
+        &mut faults,
+    );
+    equal("source", expected.source.as_ref(), answer.source.as_ref(), &mut faults);
+    equal("stale", expected.stale.as_ref(), answer.stale.as_ref(), &mut faults);
+    faults
+}
+
+fn failure_answer(expected: &Expectation, causes: &Accepted, answer: &FailureAnswer, clock: Clock) -> Vec<String> {
+    let mut faults = Vec::new();
+    if answer.message.trim().is_empty() {
+        faults.push("message: the client does not say what is wrong".to_owned());
+    }
+    if let Some(cause) = &answer.cause {
+        if !causes.all().contains(cause) {
+            faults.push(format!(
+                "cause: expected {causes}, got `{cause}`: {}",
+                abbreviated(&answer.message)
+            ));
+        }
+        for text in expected
+            .message_has
+            .iter()
+            .filter(|text| !answer.message.contains(*text))
+        {
+            faults.push(format!(
+                "message: `{text}` is missing in `{}`",
+                abbreviated(&answer.message)
+            ));
+        }
+        for text in expected
+            .message_lacks
+            .iter()
+            .filter(|text| answer.message.contains(*text))
+        {
+            faults.push(format!(
+                "message: `{text}` must not be in `{}`",
+                abbreviated(&answer.message)
+            ));
+        }
+    }
+    equal(
+        "http_status",
+        expected.http_status.as_ref(),
+        answer.http_status.as_ref(),
+        &mut faults,
+    );
+    equal(
+        "correlation_id",
+        expected.correlation_id.as_ref(),
+        answer.correlation_id.as_ref(),
+        &mut faults,
+    );
+    if let Some(expected) = &expected.source {
+        let actual = answer.source.as_ref().map(Option::as_ref);
+        equal("source", Some(&Some(expected)), actual.as_ref(), &mut faults);
+    }
+    match (expected.retry_after_ms, answer.retry_after_ms) {
+        // A wait that ends at a moment is shorter when it is told later.
+        (Some(Some(expected)), Some(Some(actual)))
+            if clock.is_real && (expected.saturating_sub(15_000).max(1)..=expected + 1_000).contains(&actual) => {}
+        (expected, actual) => equal("retry_after_ms", expected.as_ref(), actual.as_ref(), &mut faults),
+    }
+    faults
+}
+
+/// Compares what is both expected and said.
+fn equal<T: PartialEq + std::fmt::Debug>(
+    name: &str,
+    expected: Option<&T>,
+    actual: Option<&T>,
+    faults: &mut Vec<String>,
+) {
+    if let (Some(expected), Some(actual)) = (expected, actual)
+        && expected != actual
+    {
+        faults.push(format!("{name}: expected {expected:?}, got {actual:?}"));
+    }
+}
+
+/// How a description of the source differs from the one that is expected.
+#[must_use]
+pub fn description(expected: &ExpectedSource, actual: &Description) -> Vec<String> {
+    let mut faults = Vec::new();
+    equal("source.name", expected.name.as_ref(), Some(&actual.source), &mut faults);
+    equal(
+        "source.endpoint",
+        expected.endpoint.as_ref(),
+        Some(&actual.endpoint),
+        &mut faults,
+    );
+    let reasons = actual.reasons.join(" ");
+    for text in expected.reasons_have.iter().filter(|text| !reasons.contains(*text)) {
+        faults.push(format!("source: `{text}` is missing in the reasons `{reasons}`"));
+    }
+    for text in expected.reasons_lack.iter().filter(|text| reasons.contains(*text)) {
+        faults.push(format!("source: `{text}` must not be in the reasons `{reasons}`"));
+    }
+    faults
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECRET: &str = "853b9a84-5bfa-4b22-a3f3-0b9a43d9ad8a";
+
+    fn expected() -> ExpectedRequest {
+        serde_json::from_str(
+            r#"{
+                "path": "/msi/token",
+                "query": { "api-version": ["2019-08-01", "2020-01-01"], "resource": "https://vault.azure.net", "client_id": null },
+                "headers": { "x-identity-header": "853b9a84-5bfa-4b22-a3f3-0b9a43d9ad8a" },
+                "absent_headers": ["metadata"]
+            }"#,
+        )
+        .expect("well-formed")
+    }
+
+    fn arrived(method: &str, target: &str, headers: &[(&str, &str)], body: &str) -> Arrived {
+        let headers = headers
+            .iter()
+            .map(|(name, value)| (name.to_string(), value.to_string()))
+            .collect();
+        Arrived::new(method, target, headers, body.as_bytes().to_vec())
+    }
+
+    #[test]
+    fn every_departure_of_a_request_is_named() {
+        let good = "/msi/token?resource=https%3A%2F%2Fvault.azure.net&api-version=2019-08-01";
+        let header = ("x-identity-header", SECRET);
+        for (method, target, headers, difference) in [
+            ("GET", good, &[header, ("accept", "*/*")][..], None),
+            ("GET", &good.replace("2019-08-01", "2020-01-01"), &[header], None),
+            ("POST", good, &[header], Some("method: expected `GET`, got `POST`")),
+            (
+                "GET",
+                &good.replace("/msi", "/MSI"),
+                &[header],
+                Some("path: expected `/msi/token`, got `/MSI/token`"),
+            ),
+            (
+                "GET",
+                &good.replace("2019", "2017"),
+                &[header],
+                Some("`2019-08-01` or `2020-01-01`, got `2017-08-01`"),
+            ),
+            (
+                "GET",
+                &good.replace("vault", "graph"),
+                &[header],
+                Some("query parameter `resource`: expected"),
+            ),
+            (
+                "GET",
+                "/msi/token?api-version=2019-08-01",
+                &[header],
+                Some("`resource`: expected `https://vault.azure.net`, it is missing"),
+            ),
+            (
+                "GET",
+                &format!("{good}&client_id=x"),
+                &[header],
+                Some("`client_id`: must not be there, got `x`"),
+            ),
+            (
+                "GET",
+                &format!("{good}&more=y"),
+                &[header],
+                Some("query parameter `more`: not expected, got `y`"),
+            ),
+            (
+                "GET",
+                &format!("{good}&api-version=2019-08-01"),
+                &[header],
+                Some("it is there 2 times"),
+            ),
+            ("GET", good, &[], Some("header `x-identity-header`: expected")),
+            ("GET", good, &[("x-identity-header", "other")], Some("got `other`")),
+            ("GET", good, &[header, header], Some("it is there 2 times")),
+            (
+                "GET",
+                good,
+                &[header, ("metadata", "true")],
+                Some("header `metadata`: must not be there, got `true`"),
+            ),
+        ] {
+            let faults = request(&expected(), &arrived(method, target, headers, ""));
+            match difference {
+                None => assert_eq!(faults, [""; 0], "{method} {target}"),
+                Some(difference) => {
+                    assert!(
+                        faults.len() == 1 && faults[0].contains(difference),
+                        "{faults:?}: no {difference}"
+                    );
+                }
+            }
+        }
+        let more = ExpectedRequest {
+            more_query: true,
+            ..expected()
+        };
+        assert_eq!(
+            request(&more, &arrived("GET", &format!("{good}&more=y"), &[header], "")),
+            [""; 0]
+        );
+    }
+
+    #[test]
+    fn one_of_several_queries_is_enough() {
+        let expected: ExpectedRequest = serde_json::from_str(
+            r#"{ "path": "/", "query": { "v": "1" }, "query_any": [{ "principal_id": "p" }, { "object_id": "p" }] }"#,
+        )
+        .expect("well-formed");
+        for (target, faults) in [
+            ("/?v=1&principal_id=p", 0),
+            ("/?object_id=p&v=1", 0),
+            ("/?v=1", 1),
+            ("/?v=1&object_id=q", 1),
+            ("/?v=1&object_id=p&principal_id=p", 1),
+        ] {
+            assert_eq!(
+                request(&expected, &arrived("GET", target, &[], "")).len(),
+                faults,
+                "{target}"
+            );
+        }
+    }
+
+    #[test]
+    fn every_departure_of_a_form_is_named() {
+        let expected: ExpectedRequest = serde_json::from_str(
+            r#"{ "method": "POST", "path": "/", "form": { "a": "1 2", "c": null, "j": "{\"x\":1,\"y\":2}" } }"#,
+        )
+        .expect("well-formed");
+        for (body, difference) in [
+            ("a=1+2&j=%7B%22y%22%3A2,%22x%22%3A1%7D", None),
+            ("a=1+2&j=%7B%22x%22%3A1%7D", Some("form field `j`: expected")),
+            ("a=1+2&j=[]", Some("form field `j`: expected")),
+            (
+                "a=1&j=%7B%22y%22%3A2,%22x%22%3A1%7D",
+                Some("form field `a`: expected `1 2`, got `1`"),
+            ),
+            (
+                "a=1+2&c=&j=%7B%22y%22%3A2,%22x%22%3A1%7D",
+                Some("form field `c`: must not be there"),
+            ),
+            (
+                "a=1+2&d=4&j=%7B%22y%22%3A2,%22x%22%3A1%7D",
+                Some("form field `d`: not expected, got `4`"),
+            ),
+        ] {
+            let faults = request(&expected, &arrived("POST", "/", &[("content-type", FORM)], body));
+            match difference {
+                None => assert_eq!(faults, [""; 0], "{body}"),
+                Some(difference) => {
+                    assert!(
+                        faults.len() == 1 && faults[0].contains(difference),
+                        "{faults:?}: no {difference}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_departure_of_an_answer_is_named() {
+        let token =
+            r#"{"token":"t","expires_on":"${now+60}","refresh_on":130,"client_id":"c","source":"imds","stale":false}"#;
+        let error = r#"{"error":["throttled","denied"],"http_status":429,"retry_after_ms":7000,"correlation_id":null,
+            "message_has":["Wait"],"message_lacks":["hunter2"]}"#;
+        let whole =
+            r#"{"access_token":"t","expires_on":160,"refresh_on":130,"client_id":"c","source":"imds","stale":false}"#;
+        let failure = r#"{"error":{"cause":"denied","message":"Wait.","http_status":429,"retry_after_ms":7000,"correlation_id":null}}"#;
+        for (expected, line, difference) in [
+            (token, whole.to_owned(), None),
+            (token, r#"{"access_token":"t","expires_on":160}"#.to_owned(), None),
+            (
+                token,
+                whole.replace(r#""t""#, r#""u""#),
+                Some("token: expected `t`, got `u`"),
+            ),
+            (token, whole.replace("160", "159"), Some("expires_on: expected 160")),
+            (token, whole.replace("160", "162"), Some("expires_on: expected 160")),
+            (
+                token,
+                r#"{"access_token":"t"}"#.to_owned(),
+                Some("expires_on: the client does not say it"),
+            ),
+            (
+                token,
+                whole.replace("130", "131"),
+                Some("refresh_on: expected 130, got 131"),
+            ),
+            (
+                token,
+                whole.replace(r#""c""#, "null"),
+                Some("client_id: expected Some(\"c\"), got None"),
+            ),
+            (
+                token,
+                whole.replace("imds", "azure-arc"),
+                Some("source: expected \"imds\", got \"azure-arc\""),
+            ),
+            (
+                token,
+                whole.replace("false", "true"),
+                Some("stale: expected false, got true"),
+            ),
+            (
+                token,
+                failure.to_owned(),
+                Some("expected the token `t`, the client answered with an error: denied: Wait."),
+            ),
+            (token, "nonsense".to_owned(), Some("no JSON object: nonsense")),
+            (error, failure.to_owned(), None),
+            (error, r#"{"error":{"message":"other words"}}"#.to_owned(), None),
+            (
+                error,
+                r#"{"error":{"message":""}}"#.to_owned(),
+                Some("does not say what is wrong"),
+            ),
+            (
+                error,
+                failure.replace("denied", "internal"),
+                Some("cause: expected `throttled` or `denied`, got `internal`"),
+            ),
+            (
+                error,
+                failure.replace("Wait", "Stay"),
+                Some("`Wait` is missing in `Stay.`"),
+            ),
+            (
+                error,
+                failure.replace("Wait.", "Wait hunter2."),
+                Some("`hunter2` must not be in"),
+            ),
+            (
+                error,
+                failure.replace("429", "null"),
+                Some("http_status: expected Some(429), got None"),
+            ),
+            (
+                error,
+                failure.replace("7000", "7001"),
+                Some("retry_after_ms: expected Some(7000), got Some(7001)"),
+            ),
+            (
+                error,
+                failure.replace(r#""correlation_id":null"#, r#""correlation_id":"x""#),
+                Some("correlation_id: expected None"),
+            ),
+            (
+                error,
+                whole.to_owned(),
+                Some("expected the error `throttled` or `denied`, the client answered with the token `t`"),
+            ),
+        ] {
+            let expected = serde_json::from_str(expected).expect("well-formed");
+            let faults = answer(&expected, &Answer::parse(&line), Clock::virtual_time(100, 1));
+            match difference {
+                None => assert_eq!(faults, [""; 0], "{line}"),
+                Some(difference) => {
+                    assert!(
+                        faults.len() == 1 && faults[0].contains(difference),
+                        "{faults:?}: no {difference}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn real_time_is_given_some_room_and_an_absolute_moment_none() {
+        let clock = Clock::real_time(100, 0);
+        for (offset, actual, expected) in [(60, 157, false), (60, 158, true), (60, 175, true), (60, 176, false)] {
+            assert_eq!(clock.meets(Moment::FromNow(offset), actual), expected, "{actual}");
+        }
+        assert!(Clock::real_time(100, 30).meets(Moment::FromNow(60), 190));
+        assert!(clock.meets(Moment::At(160), 160) && !clock.meets(Moment::At(160), 161));
+    }
+
+    #[test]
+    fn every_departure_of_a_description_is_named() {
+        let expected: ExpectedSource = serde_json::from_str(
+            r#"{"name":"imds","endpoint":null,"reasons_have":["IDENTITY_ENDPOINT"],"reasons_lack":["s3cr3t"]}"#,
+        )
+        .expect("well-formed");
+        let good = Description {
+            source: Some("imds".to_owned()),
+            endpoint: None,
+            reasons: vec!["IDENTITY_ENDPOINT is not set.".to_owned()],
+        };
+        assert_eq!(description(&expected, &good), [""; 0]);
+        for (actual, difference) in [
+            (
+                Description {
+                    source: None,
+                    ..good.clone()
+                },
+                "source.name",
+            ),
+            (
+                Description {
+                    endpoint: Some("x".to_owned()),
+                    ..good.clone()
+                },
+                "source.endpoint",
+            ),
+            (
+                Description {
+                    reasons: Vec::new(),
+                    ..good.clone()
+                },
+                "`IDENTITY_ENDPOINT` is missing",
+            ),
+            (
+                Description {
+                    reasons: vec!["IDENTITY_ENDPOINT s3cr3t".to_owned()],
+                    ..good.clone()
+                },
+                "`s3cr3t` must not be in",
+            ),
+        ] {
+            let faults = description(&expected, &actual);
+            assert!(
+                faults.len() == 1 && faults[0].contains(difference),
+                "{faults:?}: no {difference}"
+            );
+        }
+    }
+}

@@ -63,7 +63,7 @@ pub(super) fn detect(environment: &Environment) -> Detection {
             "Workload identity: no, it would need {FILE} and AZURE_TENANT_ID."
         ));
     };
-    let mut reason = format!("{FILE} announces workload identity.");
+    let mut reason = format!("{FILE} and AZURE_TENANT_ID announce workload identity.");
     if environment.has(PROXY) {
         reason.push_str(match environment.get(USE_PROXY) {
             Some("true") => " AZURE_KUBERNETES_TOKEN_PROXY takes the place of the authority.",

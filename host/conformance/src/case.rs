@@ -478,6 +478,15 @@ struct Repeat {
 }
 
 impl Reply {
+    /// A successful reply with this body.
+    #[must_use]
+    pub fn json(body: &Value) -> Self {
+        Self {
+            body: Some(body.clone()),
+            ..Self::default()
+        }
+    }
+
     /// The status; 200 when the case does not say.
     #[must_use]
     pub fn status(&self) -> u16 {

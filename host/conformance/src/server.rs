@@ -53,7 +53,7 @@ impl Server {
             None => None,
             Some(certificate) => Some(TlsAcceptor::from(certificate.server_config()?)),
         };
-        let accepting = tokio::spawn(accept(listener, acceptor, script));
+        let accepting = tokio::spawn(accept(listener, acceptor, script, endpoint.clone()));
         Ok(Self {
             endpoint,
             closed: closed_url,
@@ -88,18 +88,25 @@ impl Drop for Server {
     }
 }
 
-async fn accept(listener: TcpListener, acceptor: Option<TlsAcceptor>, script: Script) {
+async fn accept(listener: TcpListener, acceptor: Option<TlsAcceptor>, script: Script, endpoint: String) {
     // Dropped with this future, and with it every connection.
     let started = Instant::now();
     let mut connections = JoinSet::new();
     while let Ok((stream, _)) = listener.accept().await {
-        let (acceptor, script) = (acceptor.clone(), script.clone());
+        let (acceptor, script, endpoint) = (acceptor.clone(), script.clone(), endpoint.clone());
         connections.spawn(async move {
             // A client may go away at any time; what the case expects decides whether that is right.
             let _ = match acceptor {
                 None => {
                     script.connected();
-                    serve(stream, |stream: &TcpStream| stream.set_zero_linger(), &script, started).await
+                    serve(
+                        stream,
+                        |stream: &TcpStream| stream.set_zero_linger(),
+                        &script,
+                        &endpoint,
+                        started,
+                    )
+                    .await
                 }
                 // Who looks at the certificate and leaves has sent nothing.
                 Some(acceptor) => match acceptor.accept(stream).await {
@@ -108,6 +115,7 @@ async fn accept(listener: TcpListener, acceptor: Option<TlsAcceptor>, script: Sc
                             stream,
                             |stream: &TlsStream<TcpStream>| stream.get_ref().0.set_zero_linger(),
                             &script,
+                            &endpoint,
                             started,
                         )
                         .await
@@ -125,6 +133,7 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
     mut stream: S,
     reset: impl Fn(&S) -> io::Result<()>,
     script: &Script,
+    endpoint: &str,
     started: Instant,
 ) -> io::Result<()> {
     let mut received = Vec::new();
@@ -137,6 +146,10 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
                 return stream.shutdown().await;
             }
         };
+        if let Some(document) = discovery(&request, endpoint) {
+            send(&mut stream, &document, document.status()).await?;
+            continue;
+        }
         match script.arrived(&request, started.elapsed()) {
             None => {
                 send(&mut stream, &Reply::default(), 500).await?;
@@ -171,6 +184,24 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
             }
         }
     }
+}
+
+/// What an authority says of itself (OpenID Connect Discovery 1.0), which some clients ask for before anything else. It
+/// carries no secret and decides nothing, so no case is about it.
+fn discovery(request: &Arrived, endpoint: &str) -> Option<Reply> {
+    let base = request.path.strip_suffix("/v2.0/.well-known/openid-configuration")?;
+    let tenant = base.strip_prefix('/').filter(|_| request.method == "GET")?;
+    let authority = format!("{endpoint}/{tenant}");
+    Reply::json(&serde_json::json!({
+        "issuer": format!("{authority}/v2.0"),
+        "authorization_endpoint": format!("{authority}/oauth2/v2.0/authorize"),
+        "token_endpoint": format!("{authority}/oauth2/v2.0/token"),
+        "jwks_uri": format!("{authority}/discovery/v2.0/keys"),
+        "response_types_supported": ["code"],
+        "subject_types_supported": ["pairwise"],
+        "id_token_signing_alg_values_supported": ["RS256"],
+    }))
+    .into()
 }
 
 async fn send(stream: &mut (impl AsyncWrite + Unpin), reply: &Reply, status: u16) -> io::Result<()> {

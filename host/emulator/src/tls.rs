@@ -1,6 +1,6 @@
 //! Certificates that are made at start: for the emulator's own TLS endpoints, and for tests that need a TLS server.
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, KeyUsagePurpose};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose};
 use ring::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use rustls::ServerConfig;
 use rustls::crypto::ring::default_provider;
@@ -24,6 +24,10 @@ impl Certificate {
     pub fn issue<N: Into<String>>(names: impl IntoIterator<Item = N>) -> io::Result<Self> {
         let mut authority = CertificateParams::default();
         authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        // A name of its own: OpenSSL takes a certificate whose issuer is called like itself for self-signed.
+        authority
+            .distinguished_name
+            .push(DnType::CommonName, "emulated authority");
         authority.key_usages = vec![KeyUsagePurpose::KeyCertSign];
         let authority = CertifiedIssuer::self_signed(authority, KeyPair::generate().map_err(other)?).map_err(other)?;
         let key = KeyPair::generate().map_err(other)?;
@@ -84,6 +88,14 @@ mod tests {
     #![expect(clippy::unwrap_used, reason = "the test set up what it unwraps")]
 
     use super::*;
+
+    #[test]
+    fn the_certificate_and_its_authority_are_called_differently() {
+        let certificate = Certificate::issue(["localhost"]).unwrap();
+        let name = b"emulated authority";
+        let named = certificate.chain.windows(name.len()).filter(|part| part == name);
+        assert_eq!(named.count(), 1, "as the issuer and not as the subject");
+    }
 
     #[test]
     fn a_certificate_is_usable_and_prints_no_key() {

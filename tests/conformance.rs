@@ -84,7 +84,7 @@ fn pass<C: Client>(client: &C, jobs: usize) {
             Verdict::Passed => Vec::new(),
             Verdict::Failed(faults) => faults.clone(),
         };
-        ran += 1;
+        ran += usize::from(!matches!(outcome.verdict, Verdict::NotRun(_)));
         if !faults.is_empty() {
             wrong.push_str(&format!(
                 "\n{}: {}\n  {}",

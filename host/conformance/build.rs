@@ -20,6 +20,12 @@ fn main() -> io::Result<()> {
             );
         }
     }
+    if files.is_empty() {
+        return Err(io::Error::other(format!(
+            "there are no conformance cases to embed: none of the folders of {} has a .json file",
+            cases.display()
+        )));
+    }
     let mut list = String::from("&[\n");
     for file in files {
         let name = name(&file);

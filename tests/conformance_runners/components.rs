@@ -114,13 +114,14 @@ impl Session for Running {
         }
     }
 
-    async fn describe(&mut self) -> Option<Description> {
-        let description = self.broker.describe_source().await.ok()?;
-        Some(Description {
+    async fn describe(&mut self) -> Result<Option<Description>, String> {
+        let described = self.broker.describe_source().await;
+        let description = described.map_err(|error| format!("The broker does not say its source: {error}"))?;
+        Ok(Some(Description {
             source: description.source,
             endpoint: description.endpoint,
             reasons: description.reasons,
-        })
+        }))
     }
 
     async fn stop(self) -> Ended {

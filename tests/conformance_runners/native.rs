@@ -86,13 +86,13 @@ impl<const BACKGROUND: bool> Session for Instance<BACKGROUND> {
         }
     }
 
-    async fn describe(&mut self) -> Option<Description> {
+    async fn describe(&mut self) -> Result<Option<Description>, String> {
         let description = self.engine.describe_source();
-        Some(Description {
+        Ok(Some(Description {
             source: description.source,
             endpoint: description.endpoint,
             reasons: description.reasons,
-        })
+        }))
     }
 
     async fn settle(&mut self, script: &Script) {
@@ -121,7 +121,6 @@ pub(crate) fn failure(error: &Error) -> FailureAnswer {
     FailureAnswer {
         cause: Some(error.cause.name().to_owned()),
         message: error.message.clone(),
-        source: Some(error.source.clone()),
         http_status: Some(error.http_status),
         retry_after_ms: Some(error.retry_after_ms.map(u64::from)),
         correlation_id: Some(error.correlation_id.clone()),

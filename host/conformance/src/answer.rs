@@ -42,9 +42,6 @@ pub struct FailureAnswer {
     pub cause: Option<String>,
     /// Sentences for a person.
     pub message: String,
-    /// The name of the source.
-    #[serde(deserialize_with = "present")]
-    pub source: Option<Option<String>>,
     /// The status of the reply that decided; `Some(None)` says that there was none.
     #[serde(deserialize_with = "present")]
     pub http_status: Option<Option<u16>>,

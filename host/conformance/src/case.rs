@@ -3,6 +3,7 @@
 //! The format is described for people in `tests/conformance/README.md` and for editors in `case.schema.json` beside it.
 
 use crate::placeholder::{CertificateValues, Values, offset};
+use crate::secrets;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Deserializer};
@@ -41,6 +42,9 @@ impl Case {
         // Read as what it is first, because only so an error knows its line.
         let outline: Scenario = serde_json::from_str(text).map_err(|error| fault(error.to_string()))?;
         let document = serde_json::from_str(text).map_err(|error| fault(error.to_string()))?;
+        if let Some(place) = unfit_null(&document, "") {
+            return Err(fault(format!("`{place}` is null, which means nothing there")));
+        }
         let case = Self {
             name: name.to_owned(),
             document,
@@ -83,6 +87,12 @@ impl Case {
     #[must_use]
     pub fn not_in(&self, runner: Runner) -> Option<&str> {
         self.outline.not_in.get(&runner).map(String::as_str)
+    }
+
+    /// What it tells, as it is written: with its placeholders.
+    #[must_use]
+    pub fn outline(&self) -> &Scenario {
+        &self.outline
     }
 
     /// Whether the name has `pattern` in it; a `*` stands for anything, and the whole name has to match then.
@@ -180,7 +190,6 @@ pub struct Scenario {
     /// What a right client does, and why.
     pub description: String,
     /// The environment variables of the client.
-    #[serde(default)]
     pub environment: BTreeMap<String, String>,
     /// How the scripted server is spoken to.
     #[serde(default)]
@@ -189,10 +198,9 @@ pub struct Scenario {
     #[serde(default)]
     pub files: Vec<File>,
     /// Whether the agent of Azure Arc is installed, though no variable announces it.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "only_true")]
     pub arc_agent: bool,
     /// What the client is asked, in order.
-    #[serde(default)]
     pub steps: Vec<Step>,
     /// What the client says of where its tokens come from.
     pub source: Option<ExpectedSource>,
@@ -236,7 +244,7 @@ pub struct File {
     repeat: Option<String>,
     times: Option<usize>,
     link: Option<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "only_true")]
     directory: bool,
 }
 
@@ -274,6 +282,9 @@ impl File {
         if self.repeat.is_some() != self.times.is_some() {
             return Err("`repeat` and `times` belong together".to_owned());
         }
+        if self.times == Some(0) {
+            return Err("`times`: nothing repeated 0 times is a `text`".to_owned());
+        }
         Ok(())
     }
 }
@@ -288,7 +299,6 @@ pub struct Step {
     /// What the client is asked.
     pub request: Request,
     /// What the client sends meanwhile, in order, and gets.
-    #[serde(default)]
     pub exchanges: Vec<Exchange>,
     /// What the client answers.
     pub expect: Expectation,
@@ -337,7 +347,6 @@ pub enum Identity {
 #[serde(deny_unknown_fields)]
 pub struct Exchange {
     /// What has to arrive.
-    #[serde(default)]
     pub request: ExpectedRequest,
     reply: Option<Reply>,
     fault: Option<Fault>,
@@ -345,7 +354,7 @@ pub struct Exchange {
     #[serde(default)]
     pub after_ms: u64,
     /// Whether it may happen any number of times, but once at least.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "only_true")]
     pub repeated: bool,
 }
 
@@ -376,18 +385,7 @@ impl Exchange {
 
     fn check(&self) -> Result<(), String> {
         exactly_one(&[self.reply.is_some(), self.fault.is_some()], "`reply` and `fault`")?;
-        let ExpectedRequest {
-            headers,
-            absent_headers,
-            ..
-        } = &self.request;
-        if let Some(name) = headers
-            .keys()
-            .chain(absent_headers)
-            .find(|name| name.bytes().any(|byte| byte.is_ascii_uppercase()))
-        {
-            return Err(format!("request: the header name `{name}` has to be in lower case"));
-        }
+        self.request.check().map_err(|reason| format!("request: {reason}"))?;
         self.reply.as_ref().map_or(Ok(()), |reply| {
             reply.check().map_err(|reason| format!("reply: {reason}"))
         })
@@ -401,28 +399,47 @@ pub struct ExpectedRequest {
     /// The method; `GET` when absent.
     pub method: Option<String>,
     /// The path, as it is sent.
-    #[serde(default)]
     pub path: String,
     /// The parameters of the query, decoded. One without a value must not be there.
     #[serde(default)]
     pub query: BTreeMap<String, Option<Accepted>>,
     /// Other sets of parameters, one of which has to be there besides: platforms take several names for one thing.
     #[serde(default)]
-    pub query_any: Vec<BTreeMap<String, Accepted>>,
+    pub query_any: Vec<BTreeMap<String, Option<Accepted>>>,
     /// Whether the query may have other parameters.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "only_true")]
     pub more_query: bool,
     /// Header fields, by name in lower case.
     #[serde(default)]
-    pub headers: BTreeMap<String, Accepted>,
+    pub headers: BTreeMap<String, String>,
     /// Header fields that must not be there.
     #[serde(default)]
     pub absent_headers: Vec<String>,
     /// The form in the body, decoded. A field without a value must not be there.
     pub form: Option<BTreeMap<String, Option<Accepted>>>,
     /// Whether the form may have other fields.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "only_true")]
     pub more_form: bool,
+}
+
+impl ExpectedRequest {
+    fn check(&self) -> Result<(), String> {
+        let mut names = self.headers.keys().chain(&self.absent_headers);
+        if let Some(name) = names.find(|name| name.bytes().any(|byte| byte.is_ascii_uppercase())) {
+            return Err(format!("the header name `{name}` has to be in lower case"));
+        }
+        if !self.path.starts_with('/') || self.path.contains(['?', '#']) {
+            return Err(format!("`path`: `{}` is not a path alone", self.path));
+        }
+        match self.method.as_deref() {
+            None | Some("GET") if self.form.is_some() => Err("`form` goes with the method POST alone".to_owned()),
+            None | Some("GET" | "POST") if self.more_form && self.form.is_none() => {
+                Err("`more_form` needs `form`".to_owned())
+            }
+            None | Some("GET" | "POST") => Ok(()),
+            Some(method) => Err(format!("`method`: no platform takes `{method}`")),
+        }
+    }
 }
 
 /// One text, or several.
@@ -535,10 +552,10 @@ impl Reply {
         if let Some(base64) = &self.base64 {
             STANDARD.decode(base64).map_err(|error| format!("`base64`: {error}"))?;
         }
-        if !(200..=999).contains(&self.status()) {
-            return Err(format!("`status`: {} is not one of a final reply", self.status()));
+        if self.repeat.as_ref().is_some_and(|repeat| repeat.times < 2) {
+            return Err("`repeat`: what is there once is a `text`".to_owned());
         }
-        Ok(())
+        is_final("status", self.status())
     }
 }
 
@@ -557,6 +574,29 @@ pub enum Fault {
     /// The reply breaks off.
     CutShort,
 }
+
+/// The closed list of causes, as `wit/0.2/identity.wit` explains them.
+const CAUSES: [&str; 19] = [
+    "invalid-request",
+    "unsupported",
+    "not-configured",
+    "denied",
+    "identity-not-found",
+    "identity-ambiguous",
+    "identity-mismatch",
+    "audience-not-found",
+    "endpoint-unreachable",
+    "endpoint-intercepted",
+    "credential-unreadable",
+    "credential-rejected",
+    "throttled",
+    "platform-updating",
+    "platform-failure",
+    "malformed-reply",
+    "token-rejected",
+    "deadline-exceeded",
+    "internal",
+];
 
 /// What a client answers.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -578,15 +618,12 @@ pub struct Expectation {
     pub stale: Option<bool>,
     /// The cause, or the causes that are right.
     pub error: Option<Accepted>,
-    /// The status of the reply that decided; null for none.
-    #[serde(deserialize_with = "present")]
-    pub http_status: Option<Option<u16>>,
-    /// Milliseconds until another try makes sense; null for unknown.
-    #[serde(deserialize_with = "present")]
-    pub retry_after_ms: Option<Option<u64>>,
-    /// The platform's identifier of the failed request; null for none.
-    #[serde(deserialize_with = "present")]
-    pub correlation_id: Option<Option<String>>,
+    /// The status of the reply that decided.
+    pub http_status: Option<u16>,
+    /// Milliseconds until another try makes sense.
+    pub retry_after_ms: Option<u64>,
+    /// The platform's identifier of the failed request.
+    pub correlation_id: Option<String>,
     /// What the message has to say.
     pub message_has: Vec<String>,
     /// What the message must not say.
@@ -600,6 +637,7 @@ impl Expectation {
             ("expires_on", self.expires_on.is_some()),
             ("refresh_on", self.refresh_on.is_some()),
             ("client_id", self.client_id.is_some()),
+            ("source", self.source.is_some()),
             ("stale", self.stale.is_some()),
         ];
         let of_errors = [
@@ -614,10 +652,18 @@ impl Expectation {
         } else {
             (&of_tokens[..], "error")
         };
-        match wrong.iter().find(|(_, is_there)| *is_there) {
-            Some((name, _)) => Err(format!("`{name}` does not go with `{kind}`")),
-            None => Ok(()),
+        if let Some((name, _)) = wrong.iter().find(|(_, is_there)| *is_there) {
+            return Err(format!("`{name}` does not go with `{kind}`"));
         }
+        if self.token.is_some() && self.expires_on.is_none() {
+            return Err("`token` needs `expires_on`".to_owned());
+        }
+        let causes = self.error.as_ref().map_or(&[][..], Accepted::all);
+        if let Some(cause) = causes.iter().find(|cause| !CAUSES.contains(&cause.as_str())) {
+            return Err(format!("`error`: there is no cause `{cause}`"));
+        }
+        self.http_status
+            .map_or(Ok(()), |status| is_final("http_status", status))
     }
 }
 
@@ -654,11 +700,11 @@ impl<'de> Deserialize<'de> for Moment {
 #[serde(deny_unknown_fields)]
 pub struct ExpectedSource {
     /// The name of the source; null for none.
-    #[serde(default, deserialize_with = "present")]
-    pub name: Option<Option<String>>,
-    /// The address that is asked; null for none.
-    #[serde(default, deserialize_with = "present")]
-    pub endpoint: Option<Option<String>>,
+    // Named, so that it has to be there.
+    #[serde(deserialize_with = "Option::deserialize")]
+    pub name: Option<String>,
+    /// The address that is asked.
+    pub endpoint: Option<String>,
     /// What the reasons have to say.
     #[serde(default)]
     pub reasons_have: Vec<String>,
@@ -668,9 +714,14 @@ pub struct ExpectedSource {
 }
 
 impl Scenario {
+    /// The files of the case and of its steps.
+    pub fn all_files(&self) -> impl Iterator<Item = &File> {
+        self.files.iter().chain(self.steps.iter().flat_map(|step| &step.files))
+    }
+
     fn check(&self) -> Result<(), String> {
-        if self.description.trim().is_empty() {
-            return Err("`description` is empty".to_owned());
+        if self.description.len() < 20 || !self.description.ends_with('.') {
+            return Err("`description` is no sentence of 20 characters or more".to_owned());
         }
         if self.steps.is_empty() && self.source.is_none() {
             return Err("there are neither `steps` nor `source`, so nothing would be checked".to_owned());
@@ -683,6 +734,13 @@ impl Scenario {
                 file.check()
                     .map_err(|reason| format!("steps[{number}].files[{index}]: {reason}"))?;
             }
+            if !step
+                .request
+                .timeout_ms
+                .is_none_or(|limit| (1..=60_000).contains(&limit))
+            {
+                return Err(format!("steps[{number}].request: `timeout_ms` is not from 1 to 60000"));
+            }
             step.expect
                 .check()
                 .map_err(|reason| format!("steps[{number}].expect: {reason}"))?;
@@ -694,7 +752,7 @@ impl Scenario {
                 }
             }
         }
-        Ok(())
+        secrets::check(self)
     }
 }
 
@@ -702,6 +760,39 @@ fn exactly_one(present: &[bool], names: &str) -> Result<(), String> {
     match present.iter().filter(|is_there| **is_there).count() {
         1 => Ok(()),
         count => Err(format!("exactly one of {names} has to be there, not {count}")),
+    }
+}
+
+/// Refuses a status that is not that of a whole reply.
+fn is_final(name: &str, status: u16) -> Result<(), String> {
+    match status {
+        200..=599 => Ok(()),
+        _ => Err(format!("`{name}`: {status} is not the status of a final reply")),
+    }
+}
+
+/// Finds a null where the format has none, so that none is taken for an absent field: it may be the body of a reply or in
+/// it, say that a parameter is absent, and say that a client id or a source is.
+fn unfit_null<'a>(value: &'a Value, name: &'a str) -> Option<&'a str> {
+    match value {
+        Value::Null => Some(name),
+        Value::Array(items) => items.iter().find_map(|item| unfit_null(item, name)),
+        Value::Object(fields) => fields.iter().find_map(|(field, value)| match (name, field.as_str()) {
+            ("reply", "body") => None,
+            ("query" | "query_any" | "form", _) | ("expect", "client_id") | ("source", "name") if value.is_null() => {
+                None
+            }
+            _ => unfit_null(value, field),
+        }),
+        _ => None,
+    }
+}
+
+/// A switch, which is on or absent.
+fn only_true<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
+    match bool::deserialize(deserializer)? {
+        true => Ok(true),
+        false => Err(serde::de::Error::custom("what is not so is left out, not `false`")),
     }
 }
 
@@ -713,8 +804,11 @@ pub(crate) fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializ
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
+    use std::collections::BTreeSet;
 
-    const MINIMAL: &str = r#"{"description":"d","steps":[{"request":{"audience":"a"},"expect":{"token":"t"}}]}"#;
+    const MINIMAL: &str = r#"{"description":"A client does as it should.","environment":{},
+        "steps":[{"request":{"audience":"a"},"exchanges":[],"expect":{"token":"t","expires_on":7}}]}"#;
 
     #[test]
     fn the_embedded_cases_are_well_formed() {
@@ -726,66 +820,128 @@ mod tests {
     #[test]
     fn a_case_that_departs_from_the_format_is_refused_with_its_place() {
         assert!(Case::parse("imds/minimal", MINIMAL).is_ok());
-        let request = r#""request":{"audience":"a"}"#;
-        let step = |rest: &str| format!(r#"{{"description":"d","steps":[{{{request},{rest}}}]}}"#);
-        let exchange = |exchange: &str| step(&format!(r#""exchanges":[{exchange}],"expect":{{"token":"t"}}"#));
+        let case = |rest: &str| {
+            format!(r#"{{"description":"A client does as it should.","environment":{{}},"steps":[],{rest}}}"#)
+        };
+        let played = |step: &str| case(step).replace("\"steps\":[],", "");
+        let step = |exchanges: &str, expect: &str| {
+            let request = r#""request":{"audience":"a"}"#;
+            played(&format!(
+                r#""steps":[{{{request},"exchanges":[{exchanges}],"expect":{{{expect}}}}}]"#
+            ))
+        };
+        let token = r#""token":"t","expires_on":7"#;
+        let expect = |expect: &str| step("", expect);
+        let exchange = |rest: &str| step(&format!(r#"{{"request":{{"path":"/"}}{rest}}}"#), token);
+        let request = |request: &str| step(&format!(r#"{{"request":{{{request}}},"fault":"reset"}}"#), token);
+        let file = |file: &str| case(&format!(r#""source":{{"name":null}},"files":[{{"path":"/p",{file}}}]"#));
+        for good in [
+            expect(token),
+            exchange(r#","reply":{"body":null}"#),
+            request(r#""method":"POST","path":"/","form":{"a":null}"#),
+            file(r#""text":"""#),
+        ] {
+            assert!(Case::parse("imds/x", &good).is_ok(), "{good}");
+        }
         for (text, expected) in [
             ("{\n\"descriptio\":\"d\"}".to_owned(), "unknown field `descriptio`"),
             ("{\n\"descriptio\":\"d\"}".to_owned(), "line 2"),
-            (r#"{"description":" "}"#.to_owned(), "`description` is empty"),
-            (r#"{"description":"d"}"#.to_owned(), "neither `steps` nor `source`"),
+            (MINIMAL.replace("does as it should", ""), "`description` is no sentence"),
             (
-                step(r#""expect":{}"#),
-                "steps[0].expect: exactly one of `token` and `error`",
+                MINIMAL.replace("\"environment\":{},", ""),
+                "missing field `environment`",
+            ),
+            (MINIMAL.replace("\"exchanges\":[],", ""), "missing field `exchanges`"),
+            (
+                MINIMAL.replace("\"audience\":\"a\"", "\"audience\":\"a\",\"timeout_ms\":0"),
+                "steps[0].request: `timeout_ms`",
             ),
             (
-                step(r#""expect":{"token":"t","http_status":400}"#),
+                MINIMAL.replace("\"audience\":\"a\"", "\"audience\":\"a\",\"claims\":null"),
+                "`claims` is null",
+            ),
+            (case(r#""secrets":[]"#), "neither `steps` nor `source`"),
+            (case(r#""source":{}"#), "missing field `name`"),
+            (case(r#""source":{"name":null},"arc_agent":false"#), "left out"),
+            (case(r#""source":{"name":null,"endpoint":null}"#), "`endpoint` is null"),
+            (
+                case(r#""source":{"name":null},"secrets":["short"]"#),
+                "the secret `short`",
+            ),
+            (
+                case(r#""source":{"name":null},"not_in":{"nobody":"x"}"#),
+                "unknown variant `nobody`",
+            ),
+            (played(r#""source":{"name":null}"#), "missing field `steps`"),
+            (expect(""), "steps[0].expect: exactly one of `token` and `error`"),
+            (expect(r#""token":"t""#), "`token` needs `expires_on`"),
+            (
+                expect(&format!(r#"{token},"http_status":400"#)),
                 "`http_status` does not go with `token`",
             ),
             (
-                step(r#""expect":{"error":"denied","stale":false}"#),
+                expect(r#""error":"denied","stale":false"#),
                 "`stale` does not go with `error`",
             ),
-            (step(r#""expect":{"token":"t","expires_on":"soon"}"#), "soon"),
             (
-                step(r#""expect":{"token":"${nothing}"}"#),
+                expect(r#""error":"denied","source":"imds""#),
+                "`source` does not go with `error`",
+            ),
+            (
+                expect(r#""error":"denied","http_status":null"#),
+                "`http_status` is null",
+            ),
+            (expect(r#""error":"denied","http_status":99"#), "`http_status`: 99"),
+            (expect(r#""error":["denied","refused"]"#), "no cause `refused`"),
+            (expect(r#""token":"t","expires_on":"soon""#), "soon"),
+            (
+                expect(r#""token":"${nothing}","expires_on":7"#),
                 "no placeholder `${nothing}`",
             ),
             (
-                step(r#""expect":{"token":"${thumbprint}"}"#),
+                expect(r#""token":"${thumbprint}","expires_on":7"#),
                 "needs `\"server\": \"https\"`",
             ),
+            (step(r#"{"fault":"reset"}"#, token), "missing field `request`"),
             (
-                exchange("{}"),
+                exchange(""),
                 "steps[0].exchanges[0]: exactly one of `reply` and `fault`",
             ),
             (
-                exchange(r#"{"reply":{},"fault":"reset"}"#),
+                exchange(r#","reply":{},"fault":"reset""#),
                 "exactly one of `reply` and `fault`",
             ),
             (
-                exchange(r#"{"reply":{"body":null,"text":""}}"#),
+                exchange(r#","reply":{"body":null,"text":""}"#),
                 "reply: exactly one of `body`",
             ),
-            (exchange(r#"{"reply":{"base64":"%"}}"#), "`base64`"),
-            (exchange(r#"{"reply":{"status":100}}"#), "`status`"),
-            (exchange(r#"{"fault":"boredom"}"#), "unknown variant `boredom`"),
+            (exchange(r#","reply":{"base64":"%"}"#), "`base64`"),
+            (exchange(r#","reply":{"status":100}"#), "`status`: 100"),
+            (exchange(r#","reply":{"status":600}"#), "`status`: 600"),
+            (exchange(r#","reply":{"status":null}"#), "`status` is null"),
+            (exchange(r#","reply":{"repeat":{"text":"x","times":1}}"#), "`repeat`"),
+            (exchange(r#","fault":"boredom""#), "unknown variant `boredom`"),
             (
-                exchange(r#"{"request":{"headers":{"Metadata":"true"}},"fault":"reset"}"#),
-                "lower case",
-            ),
-            (
-                exchange(r#"{"fault":"reset","repeated":true},{"fault":"reset"}"#),
+                step(
+                    r#"{"request":{"path":"/"},"fault":"reset","repeated":true},{"request":{"path":"/"},"fault":"reset"}"#,
+                    token,
+                ),
                 "only the last exchange",
             ),
+            (request(""), "missing field `path`"),
+            (request(r#""path":"/a?b""#), "`path`: `/a?b`"),
+            (request(r#""path":"/","method":"PUT""#), "`PUT`"),
+            (request(r#""path":"/","form":{}"#), "`form` goes with"),
+            (request(r#""path":"/","more_form":true"#), "`more_form` needs"),
+            (request(r#""path":"/","headers":{"Metadata":"true"}"#), "lower case"),
             (
-                r#"{"description":"d","source":{},"files":[{"path":"/p"}]}"#.to_owned(),
-                "files[0]: exactly one of `text`",
+                request(r#""path":"/","headers":{"metadata":null}"#),
+                "invalid type: null",
             ),
-            (
-                r#"{"description":"d","source":{},"not_in":{"nobody":"x"}}"#.to_owned(),
-                "unknown variant `nobody`",
-            ),
+            (file(r#""link":null"#), "`link` is null"),
+            (file(r#""times":2"#), "files[0]: exactly one of `text`"),
+            (file(r#""repeat":"x","times":0"#), "files[0]: `times`"),
+            (file(r#""text":"key-a""#), "the secret `key-a`"),
         ] {
             let error = Case::parse("imds/x", &text).expect_err(&text).to_string();
             assert!(
@@ -793,6 +949,94 @@ mod tests {
                 "{error}: no {expected}"
             );
         }
+    }
+
+    /// The names that a type knows, from what it says of one that it does not.
+    fn known<T: serde::de::DeserializeOwned>(document: Value) -> BTreeSet<String> {
+        let error = serde_json::from_value::<T>(document).err().expect("an unknown name");
+        let message = error.to_string();
+        let (_, known) = message
+            .split_once("expected ")
+            .expect("the message names what is known");
+        known.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+    }
+
+    fn fields<T: serde::de::DeserializeOwned>() -> BTreeSet<String> {
+        known::<T>(json!({ "?": 0 }))
+    }
+
+    #[test]
+    fn the_schema_and_the_parser_know_the_same_names() {
+        let schema: Value =
+            serde_json::from_str(include_str!("../../../tests/conformance/case.schema.json")).expect("JSON");
+        let at = |place: &str| {
+            schema
+                .pointer(place)
+                .unwrap_or_else(|| panic!("no {place} in the schema"))
+        };
+        let properties = |place: &str| -> BTreeSet<String> {
+            let properties = at(&format!("{place}/properties")).as_object().expect("an object");
+            properties.keys().cloned().collect()
+        };
+        let names = |place: &str| -> BTreeSet<String> {
+            let names = at(place).as_array().expect("a list").iter();
+            names.filter_map(|name| name.as_str().map(str::to_owned)).collect()
+        };
+        let both = |one: BTreeSet<String>, other: BTreeSet<String>| -> BTreeSet<String> {
+            one.union(&other).cloned().collect()
+        };
+        let identities = (1..=3).map(|kind| properties(&format!("/$defs/request/properties/identity/oneOf/{kind}")));
+        for (what, schema, parser) in [
+            ("a case", properties(""), fields::<Scenario>()),
+            ("source", properties("/properties/source"), fields::<ExpectedSource>()),
+            (
+                "not_in",
+                properties("/properties/not_in"),
+                known::<BTreeMap<Runner, String>>(json!({ "?": "" })),
+            ),
+            ("a file", properties("/$defs/file"), fields::<File>()),
+            ("a step", properties("/$defs/step"), fields::<Step>()),
+            ("request", properties("/$defs/request"), fields::<Request>()),
+            ("an exchange", properties("/$defs/exchange"), fields::<Exchange>()),
+            (
+                "its request",
+                properties("/$defs/expected"),
+                fields::<ExpectedRequest>(),
+            ),
+            ("reply", properties("/$defs/reply"), fields::<Reply>()),
+            (
+                "repeat",
+                properties("/$defs/reply/properties/repeat"),
+                fields::<Repeat>(),
+            ),
+            (
+                "expect",
+                both(properties("/$defs/token"), properties("/$defs/failure")),
+                fields::<Expectation>(),
+            ),
+            ("server", names("/properties/server/enum"), known::<Scheme>(json!("?"))),
+            (
+                "identity",
+                identities.fold(names("/$defs/request/properties/identity/oneOf/0/enum"), both),
+                known::<Identity>(json!("?")),
+            ),
+            (
+                "fault",
+                names("/$defs/exchange/properties/fault/enum"),
+                known::<Fault>(json!("?")),
+            ),
+            (
+                "a cause",
+                names("/$defs/cause/enum"),
+                CAUSES.iter().map(|&cause| cause.to_owned()).collect(),
+            ),
+        ] {
+            assert!(!parser.is_empty(), "{what}");
+            assert_eq!(schema, parser, "{what}");
+        }
+        // Each of its other lists of properties would be one that was not looked at.
+        let lists = schema.to_string().matches("\"properties\":{").count();
+        assert_eq!(lists, 17, "properties are listed in other places than before");
     }
 
     #[test]

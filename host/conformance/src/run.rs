@@ -46,9 +46,12 @@ pub trait Session {
     /// Asks for a token.
     fn ask(&mut self, request: &Request) -> impl Future<Output = Answer>;
 
-    /// Asks where tokens come from. Nothing means that the client cannot say.
-    fn describe(&mut self) -> impl Future<Output = Option<Description>> {
-        async { None }
+    /// Asks where tokens come from. Nothing means that this client is never able to say.
+    ///
+    /// # Errors
+    /// When it should be able to, and fails.
+    fn describe(&mut self) -> impl Future<Output = Result<Option<Description>, String>> {
+        async { Ok(None) }
     }
 
     /// Waits for what the client still does after an answer, as far as the script expects it.
@@ -258,8 +261,10 @@ async fn source<S: Session>(setting: &Setting, session: &mut S, secrets: &Secret
     if setting.scenario.steps.is_empty() {
         setting.script.begin(Vec::new());
     }
-    let Some(description) = session.describe().await else {
-        return Vec::new();
+    let description = match session.describe().await {
+        Ok(Some(description)) => description,
+        Ok(None) => return Vec::new(),
+        Err(fault) => return vec![fault],
     };
     let mut faults = matching::description(expected, &description);
     faults.extend(secrets.shown("The description of the source", &description.reasons.join(" ")));

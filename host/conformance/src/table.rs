@@ -26,6 +26,16 @@ const SOURCES: [&str; 11] = [
 /// How many reasons for failures are listed for a client.
 const REASONS: usize = 5;
 
+/// What a client's own words come after.
+const OWN_WORDS: [&str; 6] = [
+    "the client answered with an error: ",
+    "that is no JSON object: ",
+    "that cannot be read (",
+    "and the client sent ",
+    "printed more than it was asked for: ",
+    "The client cannot be asked: ",
+];
+
 /// How many characters of a difference are shown.
 const EXAMPLE: usize = 240;
 
@@ -177,14 +187,40 @@ fn remarks(client: &str, outcomes: &[Outcome]) -> String {
     }
 }
 
-/// What failures have in common: the difference without the step and exchange that it was seen in, and without the values,
-/// which are in double quotes.
+/// What failures have in common: the first line of the difference, without the step that it was seen in, without what came
+/// and what was expected, which is in backticks, and without what the client said, which is anything.
+///
+/// The names of headers, parameters and fields are in backticks as well, and stay: a missing client id is another failure
+/// than a missing header.
 fn reason(difference: &str) -> String {
-    let text = match difference.split_once(": ") {
-        Some((place, rest)) if place.starts_with("step ") => rest,
-        _ => difference,
+    let line = difference.lines().next().unwrap_or_default();
+    let line = match line.strip_prefix("Step ").and_then(|rest| rest.split_once(": ")) {
+        Some((number, rest)) if number.bytes().all(|byte| byte.is_ascii_digit()) => rest,
+        _ => line,
     };
-    text.split('"').step_by(2).map(steady).collect::<Vec<_>>().join("…")
+    let line = OWN_WORDS
+        .iter()
+        .filter_map(|words| line.find(words).map(|at| at + words.len()))
+        .min()
+        .map_or(line, |end| &line[..end]);
+    let mut reason = String::new();
+    for (number, part) in line.split('`').enumerate() {
+        let is_name = ["header ", "parameter ", "field "]
+            .iter()
+            .any(|kind| reason.ends_with(kind));
+        reason += match number % 2 {
+            1 if !is_name => "…",
+            _ => part,
+        };
+    }
+    // What is left of values that come without backticks is numbers: statuses, moments, milliseconds.
+    let words = reason
+        .split(' ')
+        .map(|word| match word.bytes().any(|byte| byte.is_ascii_digit()) {
+            true => "…",
+            false => word,
+        });
+    words.collect::<Vec<_>>().join(" ")
 }
 
 /// The text on one line, and the same in every run: an ellipsis stands for ports and for moments.
@@ -225,9 +261,18 @@ fn code(text: &str) -> String {
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+    use std::time::Duration;
+
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::{
+        answer::Answer,
+        case::Exchange,
+        matching::{self, Clock},
+        script::Script,
+        wire::Arrived,
+    };
 
     fn passed(case: &str) -> Value {
         json!({ "case": case, "source": case.split('/').next(), "passed": true })
@@ -280,27 +325,108 @@ theirs 1.0:
         assert_eq!(text, expected);
     }
 
+    /// What the runner says of a request to App Service, in which step it came, with what the expected one has.
+    fn of_a_request(step: &str, query: Value, target: &str, header: &str) -> String {
+        let expected =
+            serde_json::from_value(json!({ "path": "/token", "query": query, "headers": { "secret": "hunter2" } }))
+                .unwrap();
+        let script = Script::default();
+        let exchange = json!({ "request": { "path": "/" }, "reply": {} });
+        let mut exchange: Exchange = serde_json::from_value(exchange).unwrap();
+        exchange.request = expected;
+        script.begin(vec![exchange]);
+        let headers = vec![("secret".to_owned(), header.to_owned())];
+        assert!(
+            script
+                .arrived(&Arrived::new("GET", target, headers, Vec::new()), Duration::ZERO)
+                .is_none(),
+            "{target} differs"
+        );
+        format!("{step}{}", script.end().join("\n"))
+    }
+
+    /// What the runner says of an answer.
+    fn of_an_answer(step: &str, expected: Value, line: &str) -> String {
+        let expected = serde_json::from_value(expected).unwrap();
+        let faults = matching::answer(&expected, &Answer::parse(line), Clock::real_time(1_800_000_000, 0));
+        assert!(!faults.is_empty(), "{line} differs");
+        format!("{step}{}", faults.join("\n"))
+    }
+
     #[test]
-    fn failures_are_grouped_by_what_they_have_in_common_and_the_most_frequent_come_first() {
+    fn failures_are_grouped_by_what_they_have_in_common() {
+        let query = |id: &str| json!({ "resource": "https://vault.azure.net", "client_id": id });
+        let target = |rest: &str| format!("/token?resource=https://vault.azure.net{rest}");
+        let token = |token: &str| json!({ "token": token, "expires_on": "${now+3600}" });
+        let error = |cause: &str| json!({ "error": cause, "http_status": 400 });
+        let said = |message: &str| json!({ "error": { "message": message } }).to_string();
+        let groups = [
+            vec![
+                of_a_request("", query("a"), &target(""), "hunter2"),
+                of_a_request("Step 2: ", query("b"), &target(""), "hunter2"),
+            ],
+            vec![
+                of_a_request("", query("a"), &target("&client_id=b"), "hunter2"),
+                of_a_request("Step 1: ", query("c"), &target("&client_id=d"), "hunter2"),
+            ],
+            vec![
+                of_a_request("", query("a"), &target("&client_id=a"), "853b9a84"),
+                of_a_request("Step 3: ", query("b"), &target("&client_id=b"), "wrong"),
+            ],
+            vec![
+                of_an_answer("", token("token-a"), &said("invalid digit at column 4")),
+                of_an_answer("Step 2: ", token("token-b"), &said("missing `resource`\nat line 1")),
+            ],
+            vec![
+                of_an_answer("", token("a"), r#"{"access_token":"a","expires_on":1800000000}"#),
+                of_an_answer("Step 2: ", token("b"), r#"{"access_token":"b","expires_on":7}"#),
+            ],
+            vec![
+                of_an_answer("", error("denied"), r#"{"access_token":"a"}"#),
+                of_an_answer("Step 2: ", error("denied"), r#"{"access_token":"b"}"#),
+            ],
+            vec![
+                of_an_answer("", error("denied"), r#"{"error":{"message":"a","http_status":401}}"#),
+                of_an_answer(
+                    "Step 9: ",
+                    error("denied"),
+                    r#"{"error":{"message":"b","http_status":500}}"#,
+                ),
+            ],
+            vec![
+                of_an_answer("", token("a"), "Traceback"),
+                of_an_answer("Step 12: ", token("b"), "panicked at 7"),
+            ],
+        ];
+        let mut seen = Vec::new();
+        for group in groups {
+            let reasons: Vec<_> = group.iter().map(|difference| reason(difference)).collect();
+            assert_eq!(reasons[0], reasons[1], "{group:?}");
+            assert!(!seen.contains(&reasons[0]), "{seen:?} {reasons:?}");
+            seen.extend(reasons.into_iter().take(1));
+        }
+        assert_eq!(
+            seen[..2],
+            [
+                "Request … differs: query parameter `client_id`: expected …, it is missing",
+                "Request … differs: query parameter `client_id`: expected …, got …"
+            ]
+            .map(|reason| reason.replace('`', ""))
+        );
+    }
+
+    #[test]
+    fn the_most_frequent_failures_come_first() {
         let outcomes = [
-            failed(
-                "imds/c",
-                "step 1: the query parameter `resource` is \"b\", expected \"c\"",
-            ),
-            failed(
-                "imds/b",
-                "step 2, exchange 1: the query parameter `resource` is \"https://x\", expected \"y\"",
-            ),
-            failed(
-                "imds/a",
-                "step 1: the query parameter `client_id` is \"b\", expected \"c\"",
-            ),
+            failed("imds/c", "expires_on: expected 7, got 8"),
+            failed("imds/b", "Step 2: token: expected `a`, got `b`\nclient_id: expected 1"),
+            failed("imds/a", "token: expected `b`, got `c`"),
         ];
         let text = markdown(&[client("theirs", &outcomes)]).unwrap();
         let list: Vec<&str> = text.lines().filter(|line| line.starts_with('-')).collect();
         let expected = [
-            "- 2 cases, such as `` step 2, exchange 1: the query parameter `resource` is \"https://x\", expected \"y\" `` in `imds/b`",
-            "- `` step 1: the query parameter `client_id` is \"b\", expected \"c\" `` in `imds/a`",
+            "- 2 cases, such as `` token: expected `b`, got `c` `` in `imds/a`",
+            "- `expires_on: expected 7, got 8` in `imds/c`",
         ];
         assert_eq!(list, expected);
     }

@@ -2,7 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
 use managed_identity_conformance::answer::{Answer, FailureAnswer, TokenAnswer};
-use managed_identity_conformance::case::{Case, File, Identity, Request, Runner};
+use managed_identity_conformance::case::{Case, File, Identity, Node, Request, Runner};
 use managed_identity_conformance::process::Process;
 use managed_identity_conformance::run::{Client, Ended, NotStarted, Session, Setting, Verdict, replay, replay_all};
 use serde_json::{Value, json};
@@ -35,6 +35,7 @@ enum Deviation {
     OtherCause,
     NoMessage,
     SecretInError,
+    KeyInError,
     SecretOnStandardError,
     FailureInsteadOfToken,
 }
@@ -45,6 +46,16 @@ struct Sketch(Deviation);
 struct Instance {
     deviation: Deviation,
     environment: BTreeMap<String, String>,
+    /// The text of the last file that it was given.
+    key: String,
+}
+
+/// The text of the last of some files.
+fn last_text(files: &[File]) -> Option<String> {
+    files.iter().rev().find_map(|file| match file.node() {
+        Node::Text(text) => Some(text),
+        _ => None,
+    })
 }
 
 impl Client for Sketch {
@@ -55,12 +66,16 @@ impl Client for Sketch {
         Ok(Instance {
             deviation: self.0,
             environment: setting.scenario.environment.clone(),
+            key: last_text(&setting.scenario.files).unwrap_or_default(),
         })
     }
 }
 
 impl Session for Instance {
-    fn lay_out(&mut self, _: &[File]) -> io::Result<()> {
+    fn lay_out(&mut self, files: &[File]) -> io::Result<()> {
+        if let Some(text) = last_text(files) {
+            self.key = text;
+        }
         Ok(())
     }
 
@@ -75,6 +90,9 @@ impl Session for Instance {
             let mut shown = format!("{cause}: {message}");
             if wrong(Deviation::SecretInError) {
                 shown.push_str(SECRET);
+            }
+            if wrong(Deviation::KeyInError) {
+                shown.push_str(&self.key);
             }
             let cause = if wrong(Deviation::OtherCause) {
                 "internal"
@@ -200,7 +218,8 @@ async fn exchange(host: &str, head: &str) -> (u16, Value) {
     )
 }
 
-/// A token, an identity that is not the right one, a refusal before anything is sent, a rejected secret.
+/// A token, an identity that is not the right one, a refusal before anything is sent, a rejected secret, and the refusal
+/// again, with a key in a file.
 fn cases() -> Vec<Case> {
     let imds = |name: &str, reply: Value, expect: Value| {
         let case = json!({
@@ -225,7 +244,7 @@ fn cases() -> Vec<Case> {
     };
     let token = |id: &str| json!({ "access_token": "token-a", "expires_in": "3600", "client_id": id });
     let refused = json!({
-        "description": "Nothing is sent.",
+        "description": "What cannot be is refused before anything is sent.",
         "environment": { "AZURE_POD_IDENTITY_AUTHORITY_HOST": "${endpoint}" },
         "steps": [{
             "request": { "audience": "https://vault.azure.net", "identity": { "object_id": "id-a" } },
@@ -233,6 +252,16 @@ fn cases() -> Vec<Case> {
             "expect": { "error": "unsupported" },
         }],
     });
+    let keyed = |name: &str, case_files: Value, step_files: Value| {
+        let mut case = refused.clone();
+        for (place, files) in [("", case_files), ("/steps/0", step_files)] {
+            if !files.is_null() {
+                case.pointer_mut(place).unwrap()["files"] = files;
+            }
+        }
+        Case::parse(name, &case.to_string()).unwrap()
+    };
+    let key = json!([{ "path": "${dir}/a.key", "text": "arc-key-a" }]);
     let rejected = json!({
         "description": "The secret is wrong.",
         "environment": { "IDENTITY_ENDPOINT": "${endpoint}/msi/token", "IDENTITY_HEADER": SECRET },
@@ -258,6 +287,8 @@ fn cases() -> Vec<Case> {
         imds("imds/mismatch", token("id-b"), json!({ "error": "identity-mismatch" })),
         Case::parse("imds/refused", &refused.to_string()).unwrap(),
         Case::parse("app-service/rejected", &rejected.to_string()).unwrap(),
+        keyed("imds/key-of-the-case", key.clone(), Value::Null),
+        keyed("imds/key-of-the-step", Value::Null, key),
     ]
 }
 
@@ -268,6 +299,8 @@ async fn every_deviation_is_noticed() {
     const MISMATCH: usize = 1;
     const REFUSED: usize = 2;
     const REJECTED: usize = 3;
+    const KEY_OF_THE_CASE: usize = 4;
+    const KEY_OF_THE_STEP: usize = 5;
     let cases = cases();
     for outcome in replay_all(&Sketch(None), &cases, 2, |_| {}).await {
         assert_eq!(outcome.verdict, Verdict::Passed, "{}", outcome.name);
@@ -320,6 +353,8 @@ async fn every_deviation_is_noticed() {
         ),
         (NoMessage, REFUSED, "does not say what is wrong"),
         (SecretInError, REJECTED, "The error shows the secret"),
+        (KeyInError, KEY_OF_THE_CASE, "The error shows the secret `arc-key-a`"),
+        (KeyInError, KEY_OF_THE_STEP, "The error shows the secret `arc-key-a`"),
         (
             SecretOnStandardError,
             REJECTED,

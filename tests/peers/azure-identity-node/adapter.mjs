@@ -51,11 +51,16 @@ function newCredential(identity) {
   return new WorkloadIdentityCredential(selector);
 }
 
+/** The scope that stands for an audience. A case may name it itself. */
+function scope(audience) {
+  return audience.endsWith("/.default") ? audience : `${audience}/.default`;
+}
+
 async function answer(request) {
   const identity = request.identity ?? { kind: "platform-default" };
   const key = JSON.stringify([identity.kind, identity.id]);
   if (!credentials.has(key)) credentials.set(key, newCredential(identity));
-  const token = await credentials.get(key).getToken(`${request.audience}/.default`, {
+  const token = await credentials.get(key).getToken(scope(request.audience), {
     claims: request.claims,
     abortSignal: AbortSignal.timeout(request.timeout_ms),
   });

@@ -41,12 +41,17 @@ def new_credential(kind, identifier):
     return WorkloadIdentityCredential(**selector, **discovery, enable_azure_proxy=proxied)
 
 
+def scope(audience):
+    """The scope that stands for an audience. A case may name it itself."""
+    return audience if audience.endswith("/.default") else audience + "/.default"
+
+
 def answer(request):
     identity = request.get("identity", {"kind": "platform-default"})
     key = (identity["kind"], identity.get("id"))
     if key not in credentials:
         credentials[key] = new_credential(*key)
-    token = credentials[key].get_token(request["audience"] + "/.default", claims=request.get("claims"))
+    token = credentials[key].get_token(scope(request["audience"]), claims=request.get("claims"))
     return {"access_token": token.token, "expires_on": token.expires_on}
 
 

@@ -54,6 +54,16 @@ def new_client(kind, identifier):
     return msal.ManagedIdentityClient(identity, http_client=requests.Session())
 
 
+def resource(audience):
+    """What users of ManagedIdentityClient write, whose parameter is a resource and no scope."""
+    return audience.removesuffix("/.default")
+
+
+def scope(audience):
+    """The scope that stands for an audience. A case may name it itself."""
+    return audience if audience.endswith("/.default") else audience + "/.default"
+
+
 def answer(request):
     identity = request.get("identity", {"kind": "platform-default"})
     key = (identity["kind"], identity.get("id"))
@@ -61,9 +71,9 @@ def answer(request):
         clients[key] = new_client(*key)
     audience, claims = request["audience"], request.get("claims")
     if isinstance(clients[key], msal.ManagedIdentityClient):
-        result = clients[key].acquire_token_for_client(resource=audience, claims_challenge=claims)
+        result = clients[key].acquire_token_for_client(resource=resource(audience), claims_challenge=claims)
     else:
-        result = clients[key].acquire_token_for_client([audience + "/.default"], claims_challenge=claims)
+        result = clients[key].acquire_token_for_client([scope(audience)], claims_challenge=claims)
     if "access_token" not in result:
         return {"error": {"message": f"{result.get('error')}: {result.get('error_description')}"}}
     # MSAL says how long a token lives, not when it ends. A reply without an `expires_in` is passed on as it came.

@@ -87,6 +87,14 @@ fn new_credential(kind: &str, id: Option<String>) -> Result<Arc<dyn TokenCredent
     Ok(WorkloadIdentityCredential::new(Some(options))?)
 }
 
+/// The scope that stands for an audience. A case may name it itself.
+fn scope(audience: &str) -> String {
+    match audience.ends_with("/.default") {
+        true => audience.to_owned(),
+        false => format!("{audience}/.default"),
+    }
+}
+
 async fn answer(credentials: &mut HashMap<String, Arc<dyn TokenCredential>>, line: &str) -> Result<Value, Failure> {
     let request: Value = serde_json::from_str(line)?;
     let identity = &request["identity"];
@@ -98,7 +106,7 @@ async fn answer(credentials: &mut HashMap<String, Arc<dyn TokenCredential>>, lin
             new_credential(kind, identity["id"].as_str().map(str::to_owned))?,
         );
     }
-    let scope = format!("{}/.default", request["audience"].as_str().unwrap_or_default());
+    let scope = scope(request["audience"].as_str().unwrap_or_default());
     // A deadline is set by dropping the future; neither claims nor a rejected token have a place in this interface.
     let deadline = Duration::from_millis(request["timeout_ms"].as_u64().unwrap_or(20_000));
     let token = tokio::time::timeout(deadline, credentials[&key].get_token(&[&scope], None)).await??;

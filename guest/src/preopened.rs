@@ -1,6 +1,8 @@
 //! Finds a credential file in the directories that the host grants.
 
-use crate::platform::{CredentialFile, FileFault};
+use crate::platform::CredentialFile;
+#[cfg(target_arch = "wasm32")]
+use crate::platform::FileFault;
 
 /// The directory in or above that of `file` which is closest to it, and the path from there.
 pub(crate) fn closest<D>(granted: impl IntoIterator<Item = (D, String)>, file: &CredentialFile) -> Option<(D, String)> {
@@ -21,6 +23,7 @@ pub(crate) fn closest<D>(granted: impl IntoIterator<Item = (D, String)>, file: &
 }
 
 /// Refuses what is no regular file.
+#[cfg(target_arch = "wasm32")]
 pub(crate) fn expect_file(is_file: bool, is_link: bool) -> Result<(), FileFault> {
     match (is_file, is_link) {
         (true, _) => Ok(()),

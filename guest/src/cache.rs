@@ -121,6 +121,8 @@ struct Entry {
 pub(crate) struct Cache {
     entries: Keyed<Entry>,
     rejected: Vec<Secret>,
+    /// The digest of the token that was rejected last, until there is another one.
+    revoked: Keyed<String>,
     uses: u64,
 }
 
@@ -155,6 +157,7 @@ impl Cache {
     pub(crate) fn insert(&mut self, key: &Key, token: Rc<Token>) {
         self.uses += 1;
         let key = key.cached();
+        self.revoked.remove(&key);
         if self.entries.len() >= CAPACITY && self.entries.get(&key).is_none() {
             let oldest = self
                 .entries
@@ -186,7 +189,7 @@ impl Cache {
     }
 
     /// Drops a token wherever it is kept, and remembers not to hand it out again.
-    pub(crate) fn reject(&mut self, token: &Secret) {
+    pub(crate) fn reject(&mut self, key: &Key, token: &Secret) {
         self.entries
             .retain(|_, entry| !entry.token.secret.matches(token.expose()));
         if !self.is_rejected(token) {
@@ -195,6 +198,16 @@ impl Cache {
             }
             self.rejected.push(token.clone());
         }
+        // Once there is another token, it is a late caller who brings the old one.
+        let key = key.cached();
+        if self.entries.get(&key).is_none() && (self.revoked.len() < CAPACITY || self.revoked.get(&key).is_some()) {
+            self.revoked.insert(key, token.sha256());
+        }
+    }
+
+    /// The digest of the token that the next one has to replace: see [`crate::source::Ask::revoked`].
+    pub(crate) fn revoked(&self, key: &Key) -> Option<&String> {
+        self.revoked.get(&key.cached())
     }
 
     pub(crate) fn is_rejected(&self, token: &Secret) -> bool {
@@ -346,9 +359,15 @@ mod tests {
         cache.forget(Some(&key("a").audience));
         assert!(matches!(cache.look_up(&key("a"), 0), Cached::Nothing));
         assert!(matches!(cache.look_up(&key("b"), 0), Cached::Fresh(_)));
-        cache.reject(&Secret::from("b"));
+        cache.reject(&key("b"), &Secret::from("b"));
         assert!(matches!(cache.look_up(&key("b"), 0), Cached::Nothing));
         assert!(cache.is_rejected(&Secret::from("b")) && !cache.is_rejected(&Secret::from("c")));
+        assert_eq!(cache.revoked(&key("b")), Some(&Secret::from("b").sha256()));
+        assert_eq!(cache.revoked(&key("c")), None);
+        cache.insert(&key("b"), token("d"));
+        assert_eq!(cache.revoked(&key("b")), None);
+        cache.reject(&key("b"), &Secret::from("b"));
+        assert_eq!(cache.revoked(&key("b")), None, "a late caller");
         cache.forget(None);
         assert!(matches!(cache.look_up(&key("c"), 0), Cached::Nothing));
     }

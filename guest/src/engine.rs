@@ -115,17 +115,20 @@ impl<P: Platform> Engine<P> {
             identity,
             audience: request.audience,
             claims: request.claims,
-            revoked: request.rejected_token.as_ref().map(Secret::sha256),
+            revoked: None,
         };
         {
             let cache = &mut shared.state.borrow_mut().cache;
-            // Who brings claims and names no token has had that of the cache rejected.
-            if key.claims.is_some() && key.revoked.is_none() {
-                key.revoked = cache.peek(&key).map(|token| token.secret.sha256());
-            }
             if let Some(rejected) = &request.rejected_token {
-                cache.reject(rejected);
+                cache.reject(&key, rejected);
             }
+            key.revoked = match (&key.claims, &request.rejected_token) {
+                (Some(_), Some(rejected)) => Some(rejected.sha256()),
+                // Who brings claims and names no token has had that of the cache rejected.
+                (Some(_), None) => cache.peek(&key).map(|token| token.secret.sha256()),
+                (None, _) => None,
+            }
+            .or_else(|| cache.revoked(&key).cloned());
         }
         let cached = match &key.claims {
             Some(_) => Cached::Nothing,
@@ -274,8 +277,11 @@ impl<P: Platform> Shared<P> {
             }
             Err(error) => {
                 state.last_failure = Some(error.clone());
-                let random = self.platform.random();
-                state.cache.refresh_failed(key, self.platform.unix_time(), random);
+                // A challenge that could not be met says nothing of the cached token's refresh.
+                if key.claims.is_none() {
+                    let random = self.platform.random();
+                    state.cache.refresh_failed(key, self.platform.unix_time(), random);
+                }
             }
         }
         drop(state);
@@ -420,7 +426,7 @@ impl<P: Platform> Shared<P> {
                 Some(Err(error)) => return Exchange::Failed(error),
                 Some(Ok(file)) => match self.credential(asked, &file).await {
                     Ok(text) => credential = Some(text),
-                    Err(error) => return Exchange::Failed(error),
+                    Err(error) => return Exchange::Failed(error.with_status(reply.status)),
                 },
             }
             answered = true;
@@ -430,12 +436,12 @@ impl<P: Platform> Shared<P> {
     /// The contents of a credential file, without the white space around them.
     async fn credential(&self, asked: &Asked<'_>, file: &CredentialFile) -> Result<Secret, Error> {
         let contents = self.platform.read_file(file).await;
-        let contents = contents.map_err(|fault| asked.unreadable(file, fault.description()))?;
+        let contents = contents.map_err(|fault| asked.unreadable(file, fault))?;
         let text = contents.trim_ascii();
         match str::from_utf8(text) {
-            Ok("") => Err(asked.unreadable(file, "is empty")),
+            Ok("") => Err(asked.unusable_file(file, "is empty")),
             Ok(text) if text.bytes().all(|byte| byte.is_ascii_graphic()) => Ok(Secret::from(text)),
-            _ => Err(asked.unreadable(
+            _ => Err(asked.unusable_file(
                 file,
                 "holds something other than one credential in visible ASCII characters",
             )),
@@ -461,13 +467,14 @@ impl<P: Platform> Shared<P> {
             Some(false) => {
                 let advice = asked.advice(
                     Cause::IdentityMismatch,
+                    true,
                     "Assign that identity to this workload, or correct the identifier.",
                 );
                 let message = format!("{endpoint} answers with a token of another identity than {identity}. {advice}");
                 return refuse(Cause::IdentityMismatch, message);
             }
             None => {
-                let advice = asked.advice(Cause::IdentityMismatch, "Ask for the system-assigned identity.");
+                let advice = asked.advice(Cause::IdentityMismatch, true, "Ask for the system-assigned identity.");
                 let message = format!(
                     "{endpoint} answers with a token that may be of another identity than {identity}: it does not name \
                      the one that it is for. {advice}"
@@ -482,10 +489,13 @@ impl<P: Platform> Shared<P> {
                 .eq_ignore_ascii_case(audience.trim_end_matches('/'))
         };
         if !reply.resource.as_ref().is_none_or(same) {
-            let message = format!("{endpoint} answers with a token for another audience than {audience}.");
+            let message = format!(
+                "{endpoint} answers with a token for another audience than {audience}. Check what listens there."
+            );
             return refuse(Cause::MalformedReply, message);
         }
-        if self.state.borrow().cache.is_rejected(&reply.token) {
+        let is_revoked = asked.ask.revoked.is_some_and(|digest| digest == reply.token.sha256());
+        if is_revoked || self.state.borrow().cache.is_rejected(&reply.token) {
             let message = format!(
                 "{endpoint} still returns the token for {audience} that was rejected. The platform caches tokens; ask \
                  again when that one has expired, or restart the workload's identity."
@@ -510,7 +520,10 @@ impl<P: Platform> Shared<P> {
         };
         Error::new(
             Cause::DeadlineExceeded,
-            format!("The caller's time ran out while waiting for {activity}"),
+            format!(
+                "The caller's time ran out while waiting for {}. Ask again, with more time.",
+                activity.trim_end_matches('.')
+            ),
         )
         .with_source(source.name())
     }

@@ -2,7 +2,7 @@
 
 use crate::error::{Cause, Error};
 use crate::failure_body::{self, FailureBody};
-use crate::platform::{CredentialFile, HttpReply, TransportFault};
+use crate::platform::{CredentialFile, FileFault, HttpReply, TransportFault};
 use crate::reply::ReplyFault;
 use crate::retry::retry_after;
 use crate::secret::Secret;
@@ -19,16 +19,36 @@ impl Asked<'_> {
         Error::new(cause, message).with_source(self.source.name())
     }
 
-    /// What to do: what the source knows, or else `general`.
-    pub(crate) fn advice(&self, cause: Cause, general: &'static str) -> &'static str {
-        self.source.advice(cause).unwrap_or(general)
+    /// What to do: what the source knows, or else `general`. `replied` tells a failed reply from one that never came.
+    pub(crate) fn advice(&self, cause: Cause, replied: bool, general: &'static str) -> &'static str {
+        self.source.advice(cause, replied).unwrap_or(general)
     }
 
-    /// The error for a credential file that cannot be used; `why` ends a sentence that begins with the file.
-    pub(crate) fn unreadable(&self, file: &CredentialFile, why: &str) -> Error {
-        let cause = Cause::CredentialUnreadable;
-        let advice = self.advice(cause, "Check that the platform has left it there.");
-        self.error(cause, format!("{} ({}) {why}. {advice}", file.what, file.name))
+    /// The error for a credential file that cannot be read.
+    pub(crate) fn unreadable(&self, file: &CredentialFile, fault: FileFault) -> Error {
+        let why = fault.description();
+        match fault {
+            FileFault::Link | FileFault::NotAFile | FileFault::TooLarge => self.unusable_file(file, why),
+            FileFault::NotGranted | FileFault::NotFound | FileFault::Forbidden | FileFault::Failed => {
+                let advice = "Check that the platform has left it there, and that this user and the host may read it.";
+                let advice = self.advice(Cause::CredentialUnreadable, false, advice);
+                self.error(
+                    Cause::CredentialUnreadable,
+                    format!("{} ({}) {why}. {advice}", file.what, file.name),
+                )
+            }
+        }
+    }
+
+    /// The error for a credential file that is not what the platform leaves; `why` ends a sentence that begins with it.
+    pub(crate) fn unusable_file(&self, file: &CredentialFile, why: &str) -> Error {
+        self.error(
+            Cause::CredentialUnreadable,
+            format!(
+                "{} ({}) {why}. It was not sent. Look for whatever else writes to its directory.",
+                file.what, file.name
+            ),
+        )
     }
 
     /// The error for a request that got no reply.
@@ -64,7 +84,7 @@ impl Asked<'_> {
             TransportFault::TooLarge | TransportFault::BrokenOff | TransportFault::NotHttp | TransportFault::Other => {
                 general
             }
-            _ => self.advice(cause, general),
+            _ => self.advice(cause, false, general),
         };
         self.error(
             cause,
@@ -89,7 +109,7 @@ impl Asked<'_> {
             ),
             other => self.error(
                 Cause::MalformedReply,
-                format!("{endpoint} answers with something other than a token reply: {other}."),
+                format!("{endpoint} answers with something other than a token reply: {other}. Check what listens there."),
             ),
         };
         error.with_status(200)
@@ -100,7 +120,7 @@ impl Asked<'_> {
         let body = failure_body::read(&reply.body, secrets);
         let mut error = match self.source.failure(reply, answered) {
             Some(error) => error.with_source(self.source.name()),
-            None => self.by_rules(reply, &body),
+            None => self.by_rules(reply, answered, &body),
         };
         error.http_status = Some(reply.status);
         error.retry_after_ms = retry_after(reply, now).map(|wait| u32::try_from(wait.as_millis()).unwrap_or(u32::MAX));
@@ -108,8 +128,8 @@ impl Asked<'_> {
         error
     }
 
-    fn by_rules(&self, reply: &HttpReply, body: &FailureBody) -> Error {
-        let cause = cause_of(reply, body, self.source.has_credential());
+    fn by_rules(&self, reply: &HttpReply, answered: bool, body: &FailureBody) -> Error {
+        let cause = cause_of(reply, body, answered || self.source.has_credential());
         let (endpoint, status) = (self.source.endpoint(), reply.status);
         let identity = self.ask.identity.describe();
         let audience = self.ask.audience.resource();
@@ -166,7 +186,7 @@ impl Asked<'_> {
                 "Check what listens there.",
             ),
         };
-        let text = format!("{what} {}", self.advice(cause, general));
+        let text = format!("{what} {}", self.advice(cause, true, general));
         let said = match (&body.code, &body.message) {
             (_, Some(message)) => format!(" It says: {message}"),
             (Some(code), None) => format!(" It says: {code}"),

@@ -39,7 +39,8 @@ pub static IMDS: RetryPolicy = RetryPolicy {
     updating: Duration::from_secs(70),
 };
 
-/// A service on the same machine, without rules of its own: the statuses that RFC 9110 calls temporary.
+/// A service without rules of its own, on the same machine mostly: the statuses that RFC 9110 calls temporary. Entra's token
+/// endpoint has no others.
 pub static LOCAL_SERVICE: RetryPolicy = RetryPolicy {
     statuses: &[408, 429, 500],
     attempts: 5,

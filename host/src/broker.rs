@@ -2,7 +2,7 @@
 
 use crate::grant::{Grant, has_arc_agent};
 use crate::outbound::{
-    Endpoint, EndpointError, EndpointPolicy, Outbound, OutboundConfig, Reach, RootCertificates, TrustError,
+    Endpoint, EndpointError, EndpointPolicy, Outbound, OutboundConfig, RootCertificates, TrustError,
 };
 use crate::provider::{
     self, Ask, Call, Compiled, EMBEDDED_0_2, EMBEDDED_0_3, ProviderError, Surroundings, WasiVersion,
@@ -16,15 +16,10 @@ use managed_identity_provider::source;
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
 /// How much memory a provider may use: room for a thousand different requests at once, and a full cache.
 const DEFAULT_MEMORY_LIMIT: usize = 64 * 1024 * 1024;
-
-/// How long a connection to a public endpoint may take, if the default for local ones is in force: name look-up, a way
-/// through the internet, and TLS.
-const PUBLIC_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The source whose directory may be elsewhere on this machine.
 const AZURE_ARC: &str = "azure-arc";
@@ -285,20 +280,20 @@ impl BrokerBuilder {
             Err(error) => (None, Some(error)),
         };
         let (endpoint, directory) = grant.map_or((None, None), |grant| (Some(grant.endpoint), grant.directory));
-        let endpoint_is_public = endpoint.as_ref().is_some_and(|endpoint| endpoint.reach() == Reach::Any);
         let policy = EndpointPolicy::from_iter(endpoint.into_iter().chain(self.granted))
             .with_root_certificates(self.root_certificates);
-        let mut config = self.outbound;
-        if endpoint_is_public && config.connect_timeout == OutboundConfig::default().connect_timeout {
-            config.connect_timeout = PUBLIC_CONNECT_TIMEOUT;
-        }
-        let outbound = Outbound::new(policy, config);
+        let outbound = Outbound::new(policy, self.outbound);
         let compiled = provider::compile(&self.provider, self.compilation_cache.as_deref())?;
         let surroundings = Surroundings {
             environment: environment
                 .iter()
+                .filter(|(name, _)| *name != ARC_AGENT)
                 .map(|(name, value)| (name.to_owned(), value.to_owned()))
-                .chain(arc_agent.then(|| (ARC_AGENT.to_owned(), "true".to_owned())))
+                .chain(
+                    environment
+                        .has_arc_agent()
+                        .then(|| (ARC_AGENT.to_owned(), "true".to_owned())),
+                )
                 .collect(),
             outbound: outbound.clone(),
             directory,

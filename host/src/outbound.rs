@@ -10,7 +10,7 @@
 //!    that the component wrote.
 //! 3. The connector resolves the host and checks every address that it is about to use, so that a name cannot lead
 //!    elsewhere after the check. An endpoint that the environment named may be loopback, link-local or private; any
-//!    other address has to be granted by the user ([`Endpoint::granted`]). On `https`, the server proves to be the right
+//!    other address takes a known authority of Azure's clouds, or a grant by the user ([`Endpoint::granted`]). On `https`, the server proves to be the right
 //!    one before it gets a byte of the request: by a certificate that the system trusts, one authority, or one certificate
 //!    alone ([`Trust`]).
 //! 4. The reply's head and body are limited in size and time.

@@ -73,7 +73,9 @@ pub(super) fn installed(environment: &Environment) -> Detection {
 }
 
 fn source(endpoint: Endpoint, environment: &Environment) -> Box<dyn Source> {
-    let directory = match environment.get("ProgramData") {
+    // Other systems may have the variable too, with a path of their own.
+    let on_windows = |data: &&str| data.as_bytes().get(1) == Some(&b':');
+    let directory = match environment.get("ProgramData").filter(on_windows) {
         Some(data) => format!("{}{ARC_DIRECTORY_WINDOWS}", data.trim_end_matches('\\')),
         None => ARC_DIRECTORY.to_owned(),
     };
@@ -105,7 +107,11 @@ impl Source for AzureArc {
         query.extend(SELECTORS.parameter(ask.identity));
         let mut headers = vec![("metadata", Secret::from("true"))];
         if let Some(key) = credential {
-            headers.push(("authorization", Secret::new(format!("Basic {}", key.expose()))));
+            // At its full length at once, so that no outgrown copy stays behind.
+            let mut value = String::with_capacity("Basic ".len() + key.expose().len());
+            value.push_str("Basic ");
+            value.push_str(key.expose());
+            headers.push(("authorization", Secret::new(value)));
         }
         self.endpoint.get(&query, headers)
     }
@@ -116,6 +122,10 @@ impl Source for AzureArc {
 
     fn retry_policy(&self) -> &'static RetryPolicy {
         &AZURE_ARC
+    }
+
+    fn has_credential(&self) -> bool {
+        false
     }
 
     fn must_name_identity(&self) -> bool {
@@ -147,7 +157,7 @@ impl Source for AzureArc {
         }
     }
 
-    fn advice(&self, cause: Cause) -> Option<&'static str> {
+    fn advice(&self, cause: Cause, _: bool) -> Option<&'static str> {
         match cause {
             Cause::CredentialUnreadable => Some(
                 "Run as administrator, or as a member of the group himds (Windows: Hybrid agent extension applications), \
@@ -173,13 +183,18 @@ impl AzureArc {
             let text = format!("{endpoint} answers 401 {what}. Look for whatever else answers at this address.");
             Err(Error::new(Cause::MalformedReply, text).with_status(401))
         };
-        let Some(challenge) = reply.header("www-authenticate") else {
+        let mut challenges = reply
+            .headers
+            .iter()
+            .filter(|(name, _)| name == "www-authenticate")
+            .map(|(_, challenge)| challenge.trim().split_once(' ').unwrap_or((challenge.trim(), "")))
+            .peekable();
+        if challenges.peek().is_none() {
             return malformed("without a challenge (WWW-Authenticate)");
-        };
-        let (scheme, parameters) = challenge.trim().split_once(' ').unwrap_or((challenge.trim(), ""));
-        if !scheme.eq_ignore_ascii_case("Basic") {
-            return malformed("with a challenge of another scheme than Basic");
         }
+        let Some((_, parameters)) = challenges.find(|(scheme, _)| scheme.eq_ignore_ascii_case("Basic")) else {
+            return malformed("with a challenge of another scheme than Basic");
+        };
         match realm(parameters) {
             Some(realm) => self.file_in_directory(realm).map_err(|why| {
                 let text = format!(
@@ -237,17 +252,16 @@ impl AzureArc {
     }
 }
 
-/// The value of `realm`, the only parameter that the agent sends. It writes it without the quotes that RFC 7617 asks for.
+/// The value of `realm`, the first or only parameter. The agent writes it without the quotes that RFC 7617 asks for.
 fn realm(parameters: &str) -> Option<&str> {
     let (name, value) = parameters.trim().split_once('=')?;
     if !name.trim().eq_ignore_ascii_case("realm") {
         return None;
     }
-    let value = value.trim();
-    let value = value
-        .strip_prefix('"')
-        .and_then(|value| value.strip_suffix('"'))
-        .unwrap_or(value);
+    let value = match value.trim().strip_prefix('"') {
+        Some(quoted) => quoted.split_once('"')?.0,
+        None => value.split(',').next()?.trim(),
+    };
     (!value.is_empty()).then_some(value)
 }
 
@@ -281,6 +295,8 @@ mod tests {
             "Basic realm=/var/opt/azcmagent/tokens/a-1.key",
             "basic  realm=\"/var/opt/azcmagent/tokens/a-1.key\"",
             "BASIC Realm = /var/opt/azcmagent/tokens/a-1.key ",
+            "Basic realm=\"/var/opt/azcmagent/tokens/a-1.key\", charset=\"UTF-8\"",
+            "Basic realm=/var/opt/azcmagent/tokens/a-1.key, charset=utf-8",
         ] {
             assert_eq!(
                 challenged(ARC_DIRECTORY, Some(challenge)).as_deref(),
@@ -332,6 +348,7 @@ mod tests {
             "Basic charset=utf-8",
             "Basic realm=",
             "Basic realm=\"\"",
+            "Basic realm=\"/var/opt/azcmagent/tokens/a.key",
             "Basic /var/opt/azcmagent/tokens/a.key",
         ] {
             let (found, message) = challenged(ARC_DIRECTORY, Some(same)).expect_err("no realm");

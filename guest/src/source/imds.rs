@@ -103,7 +103,7 @@ impl Source for Imds {
         })
     }
 
-    fn advice(&self, cause: Cause) -> Option<&'static str> {
+    fn advice(&self, cause: Cause, _: bool) -> Option<&'static str> {
         match cause {
             Cause::EndpointUnreachable => Some(
                 "Check that this machine has a managed identity and that no network policy, proxy or firewall blocks the \

@@ -91,7 +91,7 @@ pub trait Source {
     /// Which failures are worth another try, and when.
     fn retry_policy(&self) -> &'static RetryPolicy;
 
-    /// Whether requests carry a secret, which the platform may reject.
+    /// Whether every request carries a secret, which the platform may reject. The answer to a challenge does so anyway.
     fn has_credential(&self) -> bool {
         true
     }
@@ -108,8 +108,9 @@ pub trait Source {
         None
     }
 
-    /// What to do about a failure, where this source knows better than the rules that all sources share.
-    fn advice(&self, _cause: Cause) -> Option<&'static str> {
+    /// What to do about a failed reply (`replied`) or about anything else that failed, where this source knows better than
+    /// the rules that all sources share.
+    fn advice(&self, _cause: Cause, _replied: bool) -> Option<&'static str> {
         None
     }
 }

@@ -132,9 +132,9 @@ impl Source for ServiceFabric {
         &LOCAL_SERVICE
     }
 
-    fn advice(&self, cause: Cause) -> Option<&'static str> {
+    fn advice(&self, cause: Cause, replied: bool) -> Option<&'static str> {
         match cause {
-            Cause::EndpointIntercepted => Some(
+            Cause::EndpointIntercepted if !replied => Some(
                 "Its certificate has to be the one that IDENTITY_SERVER_THUMBPRINT names: restart the service so that the \
                  platform sets both anew, and look for whatever else answers at this address.",
             ),

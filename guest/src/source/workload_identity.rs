@@ -242,7 +242,7 @@ impl Source for WorkloadIdentity {
         &LOCAL_SERVICE
     }
 
-    fn advice(&self, cause: Cause) -> Option<&'static str> {
+    fn advice(&self, cause: Cause, replied: bool) -> Option<&'static str> {
         match cause {
             Cause::CredentialRejected => Some(
                 "Compare issuer, subject and audience of the identity's federated credential with the cluster and the \
@@ -255,7 +255,7 @@ impl Source for WorkloadIdentity {
             Cause::Denied => Some(
                 "Authorities of Azure's clouds are known; any other at a public address has to be granted by the host.",
             ),
-            Cause::EndpointUnreachable => {
+            Cause::EndpointUnreachable if !replied => {
                 Some("Check the pod's name resolution, and network policies on the way to the authority.")
             }
             Cause::IdentityNotFound => {

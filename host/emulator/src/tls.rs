@@ -1,6 +1,8 @@
 //! Certificates that are made at start: for the emulator's own TLS endpoints, and for tests that need a TLS server.
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, KeyUsagePurpose};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, IsCa, KeyPair, KeyUsagePurpose,
+};
 use ring::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use rustls::ServerConfig;
 use rustls::crypto::ring::default_provider;
@@ -23,12 +25,17 @@ impl Certificate {
     /// When a name is none, or the system has no random numbers.
     pub fn issue<N: Into<String>>(names: impl IntoIterator<Item = N>) -> io::Result<Self> {
         let mut authority = CertificateParams::default();
+        // Different names for both: a certificate with one name as subject and issuer counts as self-signed for OpenSSL.
+        authority.distinguished_name = distinguished_name("managed-identity emulator");
         authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         authority.key_usages = vec![KeyUsagePurpose::KeyCertSign];
         let authority = CertifiedIssuer::self_signed(authority, KeyPair::generate().map_err(other)?).map_err(other)?;
         let key = KeyPair::generate().map_err(other)?;
         let names = names.into_iter().map(Into::into).collect::<Vec<String>>();
+        let subject = names.first().map_or("localhost", String::as_str);
+        let subject = distinguished_name(subject);
         let mut parameters = CertificateParams::new(names).map_err(other)?;
+        parameters.distinguished_name = subject;
         parameters.use_authority_key_identifier_extension = true;
         let chain = parameters.signed_by(&key, &authority).map_err(other)?;
         Ok(Self {
@@ -73,6 +80,12 @@ impl fmt::Debug for Certificate {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "Certificate({})", self.thumbprint())
     }
+}
+
+fn distinguished_name(common_name: &str) -> DistinguishedName {
+    let mut name = DistinguishedName::new();
+    name.push(DnType::CommonName, common_name);
+    name
 }
 
 fn other(error: impl std::error::Error + Send + Sync + 'static) -> io::Error {

@@ -1,5 +1,6 @@
 //! Sends permitted requests, and limits what comes back.
 
+use super::address::Reach;
 use super::body::{BodyLimits, LimitedBody};
 use super::connector::{ConnectFault, Connector, Resolve, SystemResolver};
 use super::denial::{Denial, DenialReason};
@@ -34,8 +35,10 @@ const SMALLEST_HEAD_LIMIT: usize = 8 * 1024;
 pub struct OutboundConfig {
     /// How long resolving, connecting and the handshake of TLS may take together. Default: 2 s. Most endpoints are on the
     /// same machine or link and answer within milliseconds; where there is none, link-local packets just vanish, and every caller
-    /// waits this long to be told. A [`Broker`](crate::Broker) gives public endpoints 10 s, unless another time is set.
+    /// waits this long to be told.
     pub connect_timeout: Duration,
+    /// The same for endpoints that may be at a public address, TLS included. Default: 10 s.
+    pub public_connect_timeout: Duration,
     /// How long the head of the reply may take, from the connection on. Default: 60 s. The metadata service asks Azure
     /// for the token while the caller waits, and may take long when it is throttled.
     pub first_byte_timeout: Duration,
@@ -64,6 +67,7 @@ impl Default for OutboundConfig {
     fn default() -> Self {
         Self {
             connect_timeout: Duration::from_secs(2),
+            public_connect_timeout: Duration::from_secs(10),
             first_byte_timeout: Duration::from_secs(60),
             between_bytes_timeout: Duration::from_secs(10),
             exchange_timeout: Duration::from_secs(120),
@@ -117,7 +121,8 @@ impl Outbound {
             config.concurrent_requests.clamp(1, Semaphore::MAX_PERMITS),
         ));
         let limit = wire_limit(&config);
-        let connector = Connector::new(Arc::clone(&policy), resolver, config.connect_timeout, limit);
+        let timeouts = (config.connect_timeout, config.public_connect_timeout);
+        let connector = Connector::new(Arc::clone(&policy), resolver, timeouts, limit);
         let client = Client::builder(TokioExecutor::new())
             .timer(TokioTimer::new())
             .pool_timer(TokioTimer::new())
@@ -224,7 +229,8 @@ impl Outbound {
             return Err(Denial::new(&parts.method, &parts.uri, DenialReason::HeaderField(name.clone())).into());
         }
         let target = self.shared.policy.check(&parts.method, &parts.uri)?;
-        let times = Times::new(config, options);
+        let is_public = self.shared.policy.reach(target.origin()) == Some(Reach::Any);
+        let times = Times::new(config, options, is_public);
         let body = timeout(
             times.first_byte,
             read_request_body(target.method(), body, config.request_body_limit),
@@ -372,10 +378,16 @@ struct Times {
 }
 
 impl Times {
-    fn new(config: &OutboundConfig, options: RequestOptions) -> Self {
+    fn new(config: &OutboundConfig, options: RequestOptions, is_public: bool) -> Self {
         let smaller = |limit: Duration, wish: Option<Duration>| wish.unwrap_or(limit).min(limit);
         Self {
-            connect: smaller(config.connect_timeout, options.connect_timeout),
+            connect: smaller(
+                match is_public {
+                    true => config.public_connect_timeout,
+                    false => config.connect_timeout,
+                },
+                options.connect_timeout,
+            ),
             first_byte: smaller(config.first_byte_timeout, options.first_byte_timeout),
             between_bytes: smaller(config.between_bytes_timeout, options.between_bytes_timeout),
         }

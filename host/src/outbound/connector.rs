@@ -48,7 +48,8 @@ pub(super) struct Connector {
     policy: Arc<EndpointPolicy>,
     resolver: Arc<dyn Resolve>,
     tls: Arc<Tls>,
-    timeout: Duration,
+    /// Of local endpoints, and of those that may be public.
+    timeouts: (Duration, Duration),
     reply_limit: usize,
 }
 
@@ -80,7 +81,7 @@ impl Connector {
     pub(super) fn new(
         policy: Arc<EndpointPolicy>,
         resolver: Arc<dyn Resolve>,
-        timeout: Duration,
+        timeouts: (Duration, Duration),
         reply_limit: usize,
     ) -> Self {
         let tls = Arc::new(Tls::new(policy.root_certificates().clone()));
@@ -88,7 +89,7 @@ impl Connector {
             policy,
             resolver,
             tls,
-            timeout,
+            timeouts,
             reply_limit,
         }
     }
@@ -96,8 +97,12 @@ impl Connector {
     async fn connect(self, uri: Uri) -> Result<Stream, ConnectFault> {
         let origin = self.origin(&uri).ok_or(ConnectFault::NotPermitted)?;
         let reach = self.policy.reach(&origin).ok_or(ConnectFault::NotPermitted)?;
+        let timeout = match reach {
+            Reach::Local => self.timeouts.0,
+            Reach::Any => self.timeouts.1,
+        };
         // An unrepresentable deadline is none.
-        let deadline = Instant::now().checked_add(self.timeout);
+        let deadline = Instant::now().checked_add(timeout);
         let attempt = async {
             let addresses = permitted(reach, self.addresses(&origin).await?)?;
             let handshake = self.handshake(&origin).await?;
@@ -110,7 +115,7 @@ impl Connector {
         match deadline {
             Some(deadline) => timeout_at(deadline, attempt)
                 .await
-                .unwrap_or(Err(ConnectFault::Timeout(self.timeout))),
+                .unwrap_or(Err(ConnectFault::Timeout(timeout))),
             None => attempt.await,
         }
     }
@@ -300,7 +305,7 @@ pub(super) mod tests {
         Connector::new(
             Arc::new(EndpointPolicy::from_iter([endpoint])),
             resolver,
-            Duration::from_secs(2),
+            (Duration::from_secs(2), Duration::from_secs(2)),
             1024,
         )
     }

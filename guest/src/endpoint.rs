@@ -23,11 +23,14 @@ impl Endpoint {
     /// [`Cause::NotConfigured`], with a message that names the variable and not its value.
     pub fn parse(variable: &str, value: &str) -> Result<Self, Error> {
         let refuse = |why: &str| {
+            let example = match variable {
+                "AZURE_AUTHORITY_HOST" => "https://login.microsoftonline.com",
+                "AZURE_KUBERNETES_TOKEN_PROXY" => "https://10.0.0.1:8443",
+                _ => "http://127.0.0.1:41741/msi/token",
+            };
             Error::new(
                 Cause::NotConfigured,
-                format!(
-                    "The environment variable {variable} {why}. It has to be a URL such as http://127.0.0.1:41741/msi/token."
-                ),
+                format!("The environment variable {variable} {why}. It has to be a URL such as {example}."),
             )
         };
         if !value.bytes().all(|byte| byte.is_ascii_graphic()) || value.contains('\\') {

@@ -1,7 +1,7 @@
 //! From what came back to the one cause of the closed list, with a sentence that says what to do.
 
 use crate::error::{Cause, Error};
-use crate::failure_body::{self, FailureBody};
+use crate::failure_body::{self, FailureBody, path_snippet};
 use crate::platform::{CredentialFile, FileFault, HttpReply, TransportFault};
 use crate::reply::ReplyFault;
 use crate::retry::retry_after;
@@ -34,7 +34,7 @@ impl Asked<'_> {
                 let advice = self.advice(Cause::CredentialUnreadable, false, advice);
                 self.error(
                     Cause::CredentialUnreadable,
-                    format!("{} ({}) {why}. {advice}", file.what, file.name),
+                    format!("{} ({}) {why}. {advice}", file.what, path_snippet(&file.name)),
                 )
             }
         }
@@ -46,7 +46,8 @@ impl Asked<'_> {
             Cause::CredentialUnreadable,
             format!(
                 "{} ({}) {why}. It was not sent. Look for whatever else writes to its directory.",
-                file.what, file.name
+                file.what,
+                path_snippet(&file.name)
             ),
         )
     }
@@ -229,6 +230,9 @@ fn cause_of(reply: &HttpReply, body: &FailureBody, has_credential: bool) -> Caus
             "no user assigned",
             "unable to load the proper managed identity",
             "no managed identity",
+            // NMI's.
+            "no azureassignedidentity found",
+            "no azure identity found",
             "not been assigned",
             "not assigned",
         ];

@@ -155,6 +155,21 @@ pub fn snippet(text: &str, limit: usize) -> String {
     line
 }
 
+/// A path that somebody else has named, for a message: its visible ASCII characters, at most 120 of them. Unlike in
+/// [`snippet`], long names stay, because they are what is wrong; only what looks like a JSON Web Token does not.
+#[must_use]
+pub fn path_snippet(path: &str) -> String {
+    const LONGEST: usize = 120;
+    if path.contains("eyJ") {
+        return REDACTED.to_owned();
+    }
+    let mut shown: String = path.chars().filter(char::is_ascii_graphic).take(LONGEST).collect();
+    if path.len() > LONGEST {
+        shown.push('…');
+    }
+    shown
+}
+
 fn of_object(object: &Object) -> FailureBody {
     let error = get(object, "error").and_then(Json::as_object);
     let inner = error
@@ -311,6 +326,21 @@ mod tests {
             correlation_id,
         } = read(body.as_bytes(), &[]);
         (code, message, correlation_id)
+    }
+
+    #[test]
+    fn a_path_is_shown_as_far_as_it_helps() {
+        for (path, shown) in [
+            (
+                "/var/opt/azcmagent/tokens/../../../etc/shadow.key",
+                "/var/opt/azcmagent/tokens/../../../etc/shadow.key",
+            ),
+            ("/a\r\nb\0c d", "/abcd"),
+            ("eyJhbGciOiJub25lIn0.e30.", REDACTED),
+        ] {
+            assert_eq!(path_snippet(path), shown);
+        }
+        assert_eq!(path_snippet(&"a".repeat(6000)).chars().count(), 121);
     }
 
     #[test]

@@ -125,7 +125,7 @@ impl FileFault {
     #[must_use]
     pub fn description(self) -> &'static str {
         match self {
-            Self::NotGranted => "is in a directory to which the host gives no access",
+            Self::NotGranted => "is in a directory that does not exist, or to which the host gives no access",
             Self::NotFound => "does not exist",
             Self::Link => "is a symbolic link, or leads out of its directory",
             Self::NotAFile => "is no regular file",

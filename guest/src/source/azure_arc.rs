@@ -20,7 +20,7 @@ use super::{Ask, Detection, Selectors, Source};
 use crate::endpoint::Endpoint;
 use crate::environment::{ARC_DIRECTORY, ARC_DIRECTORY_WINDOWS, Environment};
 use crate::error::{Cause, Error};
-use crate::failure_body::snippet;
+use crate::failure_body::path_snippet;
 use crate::platform::{CredentialFile, HttpReply, HttpRequest};
 use crate::retry::{AZURE_ARC, RetryPolicy};
 use crate::secret::Secret;
@@ -200,7 +200,7 @@ impl AzureArc {
                 let text = format!(
                     "{endpoint} asks for the contents of {}, which {why}. It was not read. Look for whatever else answers \
                      at this address.",
-                    snippet(realm, 120)
+                    path_snippet(realm)
                 );
                 Error::new(Cause::CredentialUnreadable, text).with_status(401)
             }),

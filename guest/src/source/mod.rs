@@ -304,6 +304,13 @@ pub fn select(environment: &Environment) -> Selection {
             .map_err(|error| error.with_source(source.name())),
         (None, Err(_)) => Ok(Identity::SystemAssigned),
     };
+    let default_identity = match (default_identity, &source) {
+        (Ok(identity), Ok(source)) => source
+            .check(&identity)
+            .map(|()| identity)
+            .map_err(|error| error.with_source(source.name())),
+        (other, _) => other,
+    };
     Selection {
         source,
         default_identity,

@@ -45,7 +45,13 @@ pub(super) fn detect(environment: &Environment) -> Detection {
         const DEFAULT: &str = "DEFAULT_IDENTITY_CLIENT_ID";
         (
             "azure-ml",
-            "MSI_ENDPOINT and MSI_SECRET announce Azure Machine Learning.",
+            match environment.has(DEFAULT) {
+                false => "MSI_ENDPOINT and MSI_SECRET announce Azure Machine Learning.",
+                true => {
+                    "MSI_ENDPOINT and MSI_SECRET announce Azure Machine Learning, and DEFAULT_IDENTITY_CLIENT_ID the \
+                     identity of its compute."
+                }
+            },
             environment
                 .get(DEFAULT)
                 .map_or(Ok(Identity::SystemAssigned), |id| named_identity(DEFAULT, id)),

@@ -404,7 +404,10 @@ mod tests {
     fn durations_and_scopes_are_checked() {
         assert_eq!(token_lifetime("36500d"), Ok(3_153_600_000));
         for absurd in ["36501d", "101y", "18446744073709551615"] {
-            assert!(token_lifetime(absurd).unwrap_err().contains("100 years"), "{absurd}");
+            assert!(
+                token_lifetime(absurd).expect_err("absurd").contains("100 years"),
+                "{absurd}"
+            );
         }
         assert_eq!(duration("30"), Ok(Duration::from_secs(30)));
         assert_eq!(duration("1m30s"), Ok(Duration::from_secs(90)));

@@ -48,6 +48,7 @@ pub(super) struct Limits {
 /// What the store holds for the component.
 pub(super) struct World {
     wasi: WasiCtx,
+    directory: Option<Directory>,
     http: WasiHttpCtx,
     hooks: OutboundHooks,
     table: ResourceTable,
@@ -84,7 +85,7 @@ pub(super) fn linker(engine: &Engine) -> wasmtime::Result<Linker<World>> {
     Ok(linker)
 }
 
-/// What an instance has of WASI. The directory is opened anew for each: it may have been replaced, or made only now.
+/// What an instance has of WASI.
 fn belongings(environment: &[(String, String)], directory: Option<&Directory>) -> WasiCtx {
     let mut wasi = WasiCtx::builder();
     wasi.envs(environment)
@@ -95,7 +96,7 @@ fn belongings(environment: &[(String, String)], directory: Option<&Directory>) -
         && let Err(error) = wasi.preopened_dir(place, name, FsPerms::ReadOnly)
     {
         // Not the end: the component says which file it misses, once it does.
-        tracing::warn!(
+        tracing::debug!(
             target: "managed_identity::provider",
             directory = %place.display(),
             "the directory of the credential cannot be opened: {}",
@@ -103,6 +104,17 @@ fn belongings(environment: &[(String, String)], directory: Option<&Directory>) -
         );
     }
     wasi.build()
+}
+
+impl World {
+    /// Opens the directory of the credential anew. It may have been made or replaced since, or its path lead elsewhere,
+    /// and what was open would go on showing what was there before.
+    fn reopen(&mut self) {
+        if self.directory.is_some() {
+            let mut anew = belongings(&[], self.directory.as_ref());
+            *self.wasi.filesystem() = std::mem::take(anew.filesystem());
+        }
+    }
 }
 
 fn store(compiled: &Compiled, surroundings: &Surroundings, limits: &Limits) -> Store<World> {
@@ -113,6 +125,7 @@ fn store(compiled: &Compiled, surroundings: &Surroundings, limits: &Limits) -> S
     table.set_max_capacity(MOST_RESOURCES);
     let world = World {
         wasi,
+        directory: surroundings.directory.clone(),
         http,
         hooks: OutboundHooks::new(surroundings.outbound.clone()),
         table,
@@ -154,6 +167,7 @@ async fn drive_0_2(compiled: &Compiled, mut store: Store<World>, desk: &RefCell<
         let (number, question) = Desk::next(desk).await;
         let answer = match question {
             Question::Token(request, time_left) => {
+                store.data_mut().reopen();
                 let request = v0_2::request(&request, time_left);
                 let result = provider.call_get_token(&mut store, &request).await?;
                 Answer::Token(result.map(v0_2::access_token).map_err(v0_2::error))
@@ -202,6 +216,7 @@ async fn put_0_3(
 ) -> wasmtime::Result<(u64, Answer)> {
     let answer = match question {
         Question::Token(request, time_left) => {
+            accessor.with(|mut access| access.get().reopen());
             let request = v0_3::request(&request, time_left);
             let result = provider.call_get_token(accessor, request).await?;
             Answer::Token(result.map(v0_3::access_token).map_err(v0_3::error))

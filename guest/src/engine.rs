@@ -250,7 +250,7 @@ impl<P: Platform> Shared<P> {
                 "{} has answered that it is asked too often, and is not asked again for {} s. Come back then, or wait \
                  longer.",
                 source.endpoint(),
-                left.as_millis().div_ceil(1000)
+                left.as_secs() + u64::from(left.subsec_nanos() > 0)
             ),
         );
         error.retry_after_ms = Some(u32::try_from(left.as_millis()).unwrap_or(u32::MAX));

@@ -18,8 +18,15 @@ const REFRESH_MARGIN: u64 = 300;
 /// room for an outage.
 const LONG_LIFETIME: u64 = 2 * 3600;
 
-/// After a failed refresh, how long the old token is used before the next try, in seconds.
+/// After the first failed refresh, how long the old token is used before the next try, in seconds. Doubled with each
+/// failure, and lengthened by up to half, so that the machines of an outage do not come back at once.
 const REFRESH_BACK_OFF: u64 = 30;
+
+/// The longest of these times, in seconds: what is lost at most when the platform is back.
+const LONGEST_REFRESH_BACK_OFF: u64 = 8 * 60;
+
+/// By how much a token is renewed early at most, in seconds, so that what was issued at once is not renewed at once.
+const REFRESH_JITTER: u64 = 300;
 
 /// What makes two requests the same. The source is not part of it: an engine has exactly one.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -70,16 +77,20 @@ pub struct Token {
     pub source: &'static str,
 }
 
-/// When a token that was issued at `now` is to be renewed.
+/// When a token that was issued at `now` is to be renewed. `random` is drawn for each token.
+///
+/// At the time that the platform names, else at half of a long life, else five minutes before the end; and up to five
+/// minutes (or a tenth of the wait, if that is less) earlier. Never later, which would use up the margin.
 #[must_use]
-pub fn refresh_on(now: u64, expires_on: u64, refresh_in: Option<u64>) -> u64 {
+pub fn refresh_on(now: u64, expires_on: u64, refresh_in: Option<u64>, random: u64) -> u64 {
     let lifetime = expires_on.saturating_sub(now);
-    match refresh_in {
-        Some(seconds) if seconds < lifetime => now + seconds,
-        _ if (2 * REFRESH_MARGIN..LONG_LIFETIME).contains(&lifetime) => expires_on - REFRESH_MARGIN,
+    let wait = match refresh_in {
+        Some(seconds) if seconds < lifetime => seconds,
+        _ if (2 * REFRESH_MARGIN..LONG_LIFETIME).contains(&lifetime) => lifetime - REFRESH_MARGIN,
         // Long ones for the room that it leaves, and those too short for the margin because half is what they have.
-        _ => now + lifetime / 2,
-    }
+        _ => lifetime / 2,
+    };
+    now + wait - random % (REFRESH_JITTER.min(wait / 10) + 1)
 }
 
 /// What the cache has for a key.
@@ -98,8 +109,10 @@ pub(crate) enum Cached {
 
 struct Entry {
     token: Rc<Token>,
-    /// The latest refresh failed; the next is not tried before this time.
-    retry_on: Option<u64>,
+    /// How many refreshes in a row have failed.
+    failures: u32,
+    /// The next refresh is not tried before this time, in seconds since 1970.
+    retry_on: u64,
     last_used: u64,
 }
 
@@ -131,8 +144,8 @@ impl Cache {
         }
         Cached::Due {
             token,
-            failed: entry.retry_on.is_some(),
-            try_now: entry.retry_on.is_none_or(|retry_on| retry_on <= now),
+            failed: entry.failures > 0,
+            try_now: entry.failures == 0 || entry.retry_on <= now,
         }
     }
 
@@ -159,16 +172,19 @@ impl Cache {
             key,
             Entry {
                 token,
-                retry_on: None,
+                failures: 0,
+                retry_on: 0,
                 last_used: self.uses,
             },
         );
     }
 
     /// Notes that a refresh failed, so that the next is not tried at once.
-    pub(crate) fn refresh_failed(&mut self, key: &Key, now: u64) {
+    pub(crate) fn refresh_failed(&mut self, key: &Key, now: u64, random: u64) {
         if let Some(entry) = self.entries.get_mut(&key.cached()) {
-            entry.retry_on = Some(now + REFRESH_BACK_OFF);
+            let wait = (REFRESH_BACK_OFF << entry.failures.min(8)).min(LONGEST_REFRESH_BACK_OFF);
+            entry.failures += 1;
+            entry.retry_on = now + wait + random % (wait / 2 + 1);
         }
     }
 
@@ -241,12 +257,51 @@ mod tests {
             (60, None, 30),
             (0, None, 0),
         ] {
+            let renewed = |random| refresh_on(5000, 5000 + lifetime, refresh_in, random);
+            assert_eq!(renewed(0), 5000 + expected, "{lifetime} {refresh_in:?}");
+            // Spread over five minutes or a tenth of the wait, and never later.
+            let earliest = (0..1000).map(renewed).min().unwrap_or_default();
             assert_eq!(
-                refresh_on(5000, 5000 + lifetime, refresh_in),
-                5000 + expected,
+                earliest,
+                5000 + expected - REFRESH_JITTER.min(expected / 10),
+                "{lifetime} {refresh_in:?}"
+            );
+            assert!(
+                (0..1000).all(|random| renewed(random) <= 5000 + expected),
                 "{lifetime} {refresh_in:?}"
             );
         }
+    }
+
+    #[test]
+    fn failed_refreshes_are_tried_again_ever_later_up_to_a_bound() {
+        let mut cache = Cache::default();
+        let long = Token {
+            expires_on: 100_000,
+            ..Rc::into_inner(token("t")).expect("the only one")
+        };
+        cache.insert(&key("a"), Rc::new(long));
+        let mut now = 700;
+        for (shortest, longest) in [(30, 45), (60, 90), (120, 180), (240, 360), (480, 720), (480, 720)] {
+            let waits = |cache: &mut Cache, after| {
+                matches!(
+                    cache.look_up(&key("a"), now + after),
+                    Cached::Due {
+                        try_now: false,
+                        failed: true,
+                        ..
+                    }
+                )
+            };
+            cache.refresh_failed(&key("a"), now, longest - shortest);
+            assert!(
+                waits(&mut cache, longest - 1) && !waits(&mut cache, longest),
+                "{longest}"
+            );
+            now += longest;
+        }
+        cache.insert(&key("a"), token("u"));
+        assert!(matches!(cache.look_up(&key("a"), 699), Cached::Fresh(_)));
     }
 
     #[test]
@@ -262,7 +317,7 @@ mod tests {
                 ..
             }
         ));
-        cache.refresh_failed(&key("a"), 700);
+        cache.refresh_failed(&key("a"), 700, 0);
         assert!(matches!(
             cache.look_up(&key("a"), 729),
             Cached::Due {

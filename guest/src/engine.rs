@@ -21,6 +21,13 @@ use std::time::Duration;
 /// How long one try waits for its whole reply. The slowest answers that peers' trackers report stay below it.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// The longest wait before an endpoint that took no connection is tried again: it is asked nothing by that, and when it is
+/// back, callers get their tokens at once.
+const RECONNECT: Duration = Duration::from_millis(1500);
+
+/// By how much the requests are spread that waited for the end of a throttle.
+const AFTER_THROTTLE: Duration = Duration::from_secs(1);
+
 /// Where refreshes cannot run in the background, how long a caller with a valid token waits for its successor.
 const INLINE_REFRESH: Duration = Duration::from_secs(2);
 
@@ -38,6 +45,8 @@ struct State {
     cache: Cache,
     flights: Keyed<Rc<Flight>>,
     last_failure: Option<Error>,
+    /// The platform asked not to be asked before this time of the monotonic clock.
+    throttled_until: Duration,
 }
 
 /// A token as it is handed out.
@@ -132,11 +141,9 @@ impl<P: Platform> Engine<P> {
         let now = shared.platform.monotonic();
         match cached {
             Cached::Fresh(token) => Ok(Issued { token, stale: false }),
-            Cached::Due {
-                token,
-                failed,
-                try_now: false,
-            } => Ok(Issued { token, stale: failed }),
+            Cached::Due { token, failed, try_now } if !try_now || shared.throttle_left() > Duration::ZERO => {
+                Ok(Issued { token, stale: failed })
+            }
             Cached::Due { token, failed, .. } => {
                 let patience = request.timeout.min(INLINE_REFRESH);
                 let flight = shared.join(&key, now + request.timeout.max(ATTEMPT_TIMEOUT));
@@ -151,6 +158,10 @@ impl<P: Platform> Engine<P> {
                     Some(Err(error)) => Err(error),
                     None => Err(shared.deadline_exceeded(source.as_ref(), &flight)),
                 }
+            }
+            // Whoever cannot wait for the end of it is told at once when to come back.
+            Cached::Nothing if shared.throttle_left() >= request.timeout.max(Duration::from_nanos(1)) => {
+                Err(shared.throttled(source.as_ref()))
             }
             Cached::Nothing => {
                 let flight = shared.join(&key, now + request.timeout);
@@ -224,6 +235,28 @@ impl<P: Platform> Shared<P> {
         flight
     }
 
+    /// For how long the platform asked not to be asked.
+    fn throttle_left(&self) -> Duration {
+        let until = self.state.borrow().throttled_until;
+        until.saturating_sub(self.platform.monotonic())
+    }
+
+    /// The error of a request that is not sent, because the platform asked not to be asked.
+    fn throttled(&self, source: &dyn Source) -> Error {
+        let left = self.throttle_left();
+        let mut error = Error::new(
+            Cause::Throttled,
+            format!(
+                "{} has answered that it is asked too often, and is not asked again for {} s. Come back then, or wait \
+                 longer.",
+                source.endpoint(),
+                left.as_secs() + u64::from(left.subsec_nanos() > 0)
+            ),
+        );
+        error.retry_after_ms = Some(u32::try_from(left.as_millis()).unwrap_or(u32::MAX));
+        error.with_source(source.name()).with_status(429)
+    }
+
     /// Keeps what a flight brought and tells all who wait.
     fn landed(&self, key: &Key, flight: &Rc<Flight>, outcome: Outcome) {
         let mut state = self.state.borrow_mut();
@@ -246,7 +279,8 @@ impl<P: Platform> Shared<P> {
                 state.last_failure = Some(error.clone());
                 // A challenge that could not be met says nothing of the cached token's refresh.
                 if key.claims.is_none() {
-                    state.cache.refresh_failed(key, self.platform.unix_time());
+                    let random = self.platform.random();
+                    state.cache.refresh_failed(key, self.platform.unix_time(), random);
                 }
             }
         }
@@ -270,6 +304,22 @@ impl<P: Platform> Shared<P> {
         let started = self.platform.monotonic();
         let mut attempt = 0;
         loop {
+            // What another request was told holds for all of them.
+            let left = self.throttle_left();
+            if left > Duration::ZERO {
+                let now = self.platform.monotonic();
+                if now + left >= flight.deadline() {
+                    return Err(self.throttled(source));
+                }
+                flight.set_activity(format!(
+                    "the end of the time for which {} asked not to be asked",
+                    source.endpoint()
+                ));
+                let spread = Duration::from_millis(self.platform.random() % (AFTER_THROTTLE.as_millis() as u64 + 1));
+                let latest = flight.deadline().saturating_sub(now);
+                self.platform.sleep((left + spread).min(left.max(latest / 2))).await;
+                continue;
+            }
             attempt += 1;
             // A reply counts its token's life from when it was written, and it may be read much later.
             let asked_at = self.platform.unix_time();
@@ -286,7 +336,15 @@ impl<P: Platform> Shared<P> {
                     let updating = reply.status == 410 && self.platform.monotonic() < started + policy.updating;
                     let again = policy.covers(reply.status) && (updating || attempt < policy.attempts);
                     let error = asked.failed(&reply, answered, &secrets, now);
-                    (error, again, retry_after(&reply, now))
+                    let hint = retry_after(&reply, now);
+                    if reply.status == 429
+                        && let Some(wait) = hint
+                    {
+                        let until = self.platform.monotonic() + wait;
+                        let state = &mut self.state.borrow_mut();
+                        state.throttled_until = state.throttled_until.max(until);
+                    }
+                    (error, again, hint)
                 }
                 Exchange::Fault(fault) => {
                     let again = fault.is_transient() && attempt < policy.connection_attempts;
@@ -294,9 +352,12 @@ impl<P: Platform> Shared<P> {
                 }
                 Exchange::Failed(error) => return Err(error.with_source(source.name())),
             };
-            let wait = policy
+            let mut wait = policy
                 .delay(attempt, self.platform.random())
                 .max(hint.unwrap_or_default());
+            if error.http_status.is_none() {
+                wait = wait.min(RECONNECT);
+            }
             if !may_try_again || self.platform.monotonic() + wait >= flight.deadline() {
                 return Err(error);
             }
@@ -442,7 +503,7 @@ impl<P: Platform> Shared<P> {
             return refuse(Cause::TokenRejected, message);
         }
         Ok(Rc::new(Token {
-            refresh_on: refresh_on(asked_at, reply.expires_on, reply.refresh_in),
+            refresh_on: refresh_on(asked_at, reply.expires_on, reply.refresh_in, self.platform.random()),
             expires_on: reply.expires_on,
             secret: reply.token,
             token_type: reply.token_type,

@@ -2,7 +2,7 @@
 
 use crate::grant::{Grant, has_arc_agent};
 use crate::outbound::{
-    Endpoint, EndpointError, EndpointPolicy, Outbound, OutboundConfig, RootCertificates, TrustError,
+    Endpoint, EndpointError, EndpointPolicy, Outbound, OutboundConfig, RequestLimits, RootCertificates, TrustError,
 };
 use crate::provider::{
     self, Ask, Call, Compiled, EMBEDDED_0_2, EMBEDDED_0_3, ProviderError, Surroundings, WasiVersion,
@@ -70,6 +70,7 @@ impl Broker {
             arc_agent: None,
             arc_directory: None,
             outbound: OutboundConfig::default(),
+            request_limits: None,
             compilation_cache: default_compilation_cache(),
             memory_limit: DEFAULT_MEMORY_LIMIT,
         }
@@ -158,6 +159,7 @@ pub struct BrokerBuilder {
     arc_agent: Option<bool>,
     arc_directory: Option<PathBuf>,
     outbound: OutboundConfig,
+    request_limits: Option<RequestLimits>,
     compilation_cache: Option<PathBuf>,
     memory_limit: usize,
 }
@@ -242,6 +244,14 @@ impl BrokerBuilder {
         self
     }
 
+    /// Asks the endpoint that the environment names so often and no oftener, all brokers of this process together. Without
+    /// it, the metadata service at its well-known address is asked as often as it documents, and others without limit.
+    #[must_use]
+    pub fn request_limits(mut self, limits: RequestLimits) -> Self {
+        self.request_limits = Some(limits);
+        self
+    }
+
     /// Keeps compiled code in this folder, or nowhere. Whoever can write there can run code in this process; the default
     /// is `managed-identity` in the user's cache folder.
     #[must_use]
@@ -280,6 +290,10 @@ impl BrokerBuilder {
             Err(error) => (None, Some(error)),
         };
         let (endpoint, directory) = grant.map_or((None, None), |grant| (Some(grant.endpoint), grant.directory));
+        let endpoint = endpoint.map(|endpoint| match self.request_limits {
+            Some(limits) => endpoint.with_limits(limits),
+            None => endpoint,
+        });
         let policy = EndpointPolicy::from_iter(endpoint.into_iter().chain(self.granted))
             .with_root_certificates(self.root_certificates);
         let outbound = Outbound::new(policy, self.outbound);

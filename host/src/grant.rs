@@ -1,10 +1,12 @@
 //! What a provider is granted: what the selected source needs, and nothing else.
 
-use crate::outbound::{Authority, Endpoint, EndpointError, Reach, RootCertificates, Trust, TrustError};
+use crate::outbound::{Authority, Endpoint, EndpointError, Reach, RequestLimits, RootCertificates, Trust, TrustError};
 use http::Method;
 use managed_identity_provider::platform;
 use managed_identity_provider::source::{self, AuthorityCertificate, Needs};
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
+use url::Host;
 
 /// Everything that a provider gets of this machine, besides clocks, random numbers and its variables.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,6 +43,9 @@ pub(crate) enum GrantError {
     Directory(String),
 }
 
+/// Where the instance metadata service is, in every cloud. Whatever else speaks its protocol has limits of its own.
+const METADATA_SERVICE: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 254);
+
 impl Grant {
     /// What `needs` comes to on this machine.
     pub(crate) fn of(needs: &Needs) -> Result<Self, GrantError> {
@@ -54,6 +59,9 @@ impl Grant {
             .map_err(in_endpoint)?
             .with_methods([method])
             .with_reach(reach);
+        if matches!(endpoint.origin().host(), Host::Ipv4(METADATA_SERVICE)) {
+            endpoint = endpoint.with_limits(RequestLimits::METADATA_SERVICE);
+        }
         if let Some(trust) = trust(&needs.trust).map_err(|error| GrantError::Trust(needs.url.clone(), error))? {
             endpoint = endpoint.with_trust(trust).map_err(in_endpoint)?;
         }
@@ -141,6 +149,20 @@ mod tests {
         source::Trust::Authority {
             certificate,
             server_name: server_name.map(str::to_owned),
+        }
+    }
+
+    #[test]
+    fn the_metadata_service_is_asked_no_oftener_than_it_takes() {
+        for (url, limits) in [
+            (
+                "http://169.254.169.254/metadata/identity/oauth2/token",
+                Some(RequestLimits::METADATA_SERVICE),
+            ),
+            ("http://127.0.0.1:8000/metadata/identity/oauth2/token", None),
+        ] {
+            let grant = Grant::of(&needs(url, source::Trust::Address)).unwrap();
+            assert_eq!(grant.endpoint.limits(), limits, "{url}");
         }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! This is the one power of the provider component. Whatever a component asks of `wasi:http` passes through
 //! [`OutboundHooks`], the only implementation of [`wasmtime_wasi_http::WasiHttpHooks`] in this crate, and from there
-//! through four steps, of which each uses what the one before it has made and nothing else:
+//! through five steps, of which each uses what the one before it has made and nothing else:
 //!
 //! 1. [`EndpointPolicy::check`] parses the request's method and URI, compares them with the endpoints that are allowed,
 //!    and makes a [`Target`]. Spellings that two parsers could read differently are refused, not repaired.
@@ -13,7 +13,8 @@
 //!    other address takes a known authority of Azure's clouds, or a grant by the user ([`Endpoint::granted`]). On `https`, the server proves to be the right
 //!    one before it gets a byte of the request: by a certificate that the system trusts, one authority, or one certificate
 //!    alone ([`Trust`]).
-//! 4. The reply's head and body are limited in size and time.
+//! 4. Where the endpoint takes only so many requests, the request waits for its turn ([`RequestLimits`]).
+//! 5. The reply's head and body are limited in size and time.
 //!
 //! Redirects are not followed, the variables that name proxies are not read, cookies are not kept and nothing is
 //! decompressed: a reply reaches the component as it came. Connections are kept and used again, per origin.
@@ -46,6 +47,7 @@ mod error;
 mod hooks;
 mod metered;
 mod origin;
+mod pace;
 mod policy;
 mod stream;
 mod tls;
@@ -59,6 +61,7 @@ pub use endpoint::{Endpoint, EndpointError, PathRule};
 pub use error::OutboundError;
 pub use hooks::OutboundHooks;
 pub use origin::{Origin, OriginFault, PathFault, Scheme};
+pub use pace::RequestLimits;
 pub use policy::{EndpointPolicy, Target};
 pub use tls::CertificateFault;
 pub use trust::{Authority, RootCertificates, Trust, TrustError};

@@ -1,6 +1,7 @@
 //! The engine against a scripted platform, with a clock that is moved by hand: minutes of retries take microseconds.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
+mod model;
 mod world;
 
 use managed_identity_provider::engine::{Engine, Issued};
@@ -263,7 +264,8 @@ fn keeps_a_valid_token_and_drops_an_expired_one<P: Platform>(world: &World, engi
         _ => Reply::status(500, ""),
     });
     let first = ask().unwrap();
-    assert_eq!(first.token.refresh_on, world.wall() + 3300);
+    let latest = world.wall() + 3300;
+    assert!((latest - 300..=latest).contains(&first.token.refresh_on));
     world.pass(seconds(3301));
     assert_eq!(secret(&ask().unwrap()), "old");
     world.settle();
@@ -586,4 +588,90 @@ fn azure_client_id_names_the_identity_of_requests_that_name_none() {
         .map(|request| request.query("client_id").map(str::to_owned))
         .collect();
     assert_eq!(selectors, [Some(CLIENT.to_owned()), None]);
+}
+
+#[test]
+fn an_outage_is_not_noticed_until_the_token_expires_and_forgotten_when_it_is_over() {
+    let world = World::imds();
+    let back = std::rc::Rc::new(std::cell::Cell::new(None::<Duration>));
+    let (clock, until) = (world.clone(), std::rc::Rc::clone(&back));
+    world.answer(move |request| {
+        let is_back = until.get().is_some_and(|back| clock.elapsed() >= back);
+        match request.number == 1 || is_back {
+            true => Reply::token(&format!("token-{}", request.number), 3600),
+            false => Reply::fault(TransportFault::NotConnected),
+        }
+    });
+    let engine = Engine::new(world.clone());
+    let first = ask(&world, &engine, request(VAULT, seconds(5))).unwrap();
+    while world.wall() + 60 < first.token.expires_on {
+        let issued = ask(&world, &engine, request(VAULT, seconds(5))).unwrap();
+        assert_eq!(secret(&issued), "token-1");
+        world.settle();
+        world.pass(seconds(60));
+    }
+    let during = world.requests().len();
+    assert!(
+        (2..60).contains(&during),
+        "{during} requests in an hour, most of them before the token was due"
+    );
+
+    world.pass(seconds(60));
+    let before = world.elapsed();
+    let error = ask(&world, &engine, request(VAULT, seconds(5))).unwrap_err();
+    assert_eq!(error.cause, Cause::EndpointUnreachable, "{error}");
+    assert!(world.elapsed() - before <= seconds(5));
+
+    // Whoever waits while it comes back has a token two seconds later, and so has whoever asks again.
+    for head_start in [0, 200, 400, 800, 1400, 1900] {
+        back.set(None);
+        world.pass(seconds(3601));
+        back.set(Some(world.elapsed() + Duration::from_millis(head_start)));
+        let mut answered = ask(&world, &engine, request(VAULT, seconds(60)));
+        while answered.is_err() {
+            answered = ask(&world, &engine, request(VAULT, seconds(60)));
+        }
+        let late = world.elapsed() - back.get().unwrap();
+        assert!(late <= seconds(2), "{late:?} after it was back");
+    }
+}
+
+#[test]
+fn what_one_request_is_told_by_a_throttled_platform_holds_for_all() {
+    let world = World::imds().answering(|request| match request.number {
+        1 => Reply::status(429, "").header("retry-after", "30"),
+        _ => Reply::token("t", 3600),
+    });
+    let engine = Engine::new(world.clone());
+    let error = ask(&world, &engine, request(VAULT, seconds(5))).unwrap_err();
+    assert_eq!((error.cause, error.retry_after_ms), (Cause::Throttled, Some(30_000)));
+    world.pass(seconds(10));
+
+    // Another audience, and no time to wait: told at once, without a request.
+    let before = world.elapsed();
+    let error = ask(&world, &engine, request("https://other.example", seconds(5))).unwrap_err();
+    assert_eq!((error.cause, error.retry_after_ms), (Cause::Throttled, Some(20_000)));
+    assert!(error.message.contains("20 s"), "{error}");
+    assert_eq!((world.elapsed(), world.requests().len()), (before, 1));
+
+    // Time to wait: one request, when the time is over, give or take what spreads those who waited.
+    assert!(ask(&world, &engine, request("https://other.example", seconds(60))).is_ok());
+    assert_eq!(world.requests().len(), 2);
+    let waited = world.elapsed() - before;
+    assert!(waited >= seconds(20) && waited <= seconds(21), "{waited:?}");
+}
+
+#[test]
+fn a_valid_token_is_not_renewed_while_the_platform_asks_not_to_be_asked() {
+    let world = World::imds().answering(|request| match request.query("resource") {
+        Some(VAULT) => Reply::token(&format!("token-{}", request.number), 3600),
+        _ => Reply::status(429, "").header("retry-after", "600"),
+    });
+    let engine = Engine::new(world.clone());
+    ask(&world, &engine, request(VAULT, seconds(5))).unwrap();
+    world.pass(seconds(3301));
+    ask(&world, &engine, request("https://other.example", seconds(5))).unwrap_err();
+    let issued = ask(&world, &engine, request(VAULT, seconds(5))).unwrap();
+    world.settle();
+    assert_eq!((secret(&issued), world.requests().len()), ("token-1", 2));
 }

@@ -25,6 +25,10 @@ const BEGINNING: u64 = 1_800_000_000;
 pub(crate) struct Seen {
     /// Counts from 1.
     pub(crate) number: u64,
+    /// When it was asked, since the beginning.
+    pub(crate) at: Duration,
+    /// How many requests for the same audience were under way then, this one included.
+    pub(crate) abreast: usize,
     query: Vec<(String, String)>,
 }
 
@@ -100,6 +104,7 @@ struct State {
     environment: Vec<(String, String)>,
     script: RefCell<Script>,
     requests: RefCell<Vec<Seen>>,
+    under_way: RefCell<Vec<String>>,
     elapsed: Cell<Duration>,
     timers: RefCell<Vec<Duration>>,
     spawned: RefCell<Vec<LocalBoxFuture<'static, ()>>>,
@@ -115,6 +120,7 @@ impl World {
                 .collect(),
             script: RefCell::new(Rc::new(|seen| Reply::token(&format!("token-{}", seen.number), 3600))),
             requests: RefCell::default(),
+            under_way: RefCell::default(),
             elapsed: Cell::default(),
             timers: RefCell::default(),
             spawned: RefCell::default(),
@@ -206,6 +212,18 @@ impl World {
     }
 }
 
+/// A request that waits for its reply, until it is dropped.
+struct UnderWay<'a>(&'a World, &'a str);
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        let under_way = &mut self.0.0.under_way.borrow_mut();
+        if let Some(index) = under_way.iter().position(|audience| audience == self.1) {
+            under_way.swap_remove(index);
+        }
+    }
+}
+
 impl Platform for World {
     const BACKGROUND: bool = true;
 
@@ -217,7 +235,22 @@ impl Platform for World {
             .map(|(name, value)| (name.into_owned(), value.into_owned()))
             .collect();
         let number = self.0.requests.borrow().len() as u64 + 1;
-        let seen = Seen { number, query };
+        let mut seen = Seen {
+            number,
+            at: self.elapsed(),
+            abreast: 0,
+            query,
+        };
+        let audience = seen.query("resource").unwrap_or_default().to_owned();
+        self.0.under_way.borrow_mut().push(audience.clone());
+        let _under_way = UnderWay(self, &audience);
+        seen.abreast = self
+            .0
+            .under_way
+            .borrow()
+            .iter()
+            .filter(|other| **other == audience)
+            .count();
         self.0.requests.borrow_mut().push(seen.clone());
         let script = Rc::clone(&self.0.script.borrow());
         let reply = script(&seen);

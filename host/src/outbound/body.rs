@@ -18,8 +18,8 @@ use tokio::time::{Sleep, sleep};
 /// takes too long. The connection is then closed, as it is when the body is dropped before its end.
 pub struct LimitedBody {
     incoming: Option<Incoming>,
-    /// The place among the requests under way, given back with the connection.
-    place: Option<OwnedSemaphorePermit>,
+    /// The places among the requests under way, given back with the connection.
+    places: [Option<OwnedSemaphorePermit>; 2],
     limits: BodyLimits,
     remaining: u64,
     /// When the whole exchange has to be over.
@@ -45,7 +45,7 @@ impl LimitedBody {
         incoming: Incoming,
         limits: BodyLimits,
         deadline: Pin<Box<Sleep>>,
-        place: Option<OwnedSemaphorePermit>,
+        places: [Option<OwnedSemaphorePermit>; 2],
     ) -> Result<Self, OutboundError> {
         if incoming.size_hint().lower() > limits.bytes {
             return Err(OutboundError::BodyTooLarge {
@@ -56,7 +56,7 @@ impl LimitedBody {
         let remaining = limits.bytes;
         Ok(Self {
             incoming: Some(incoming),
-            place,
+            places,
             limits,
             remaining,
             deadline,
@@ -108,8 +108,8 @@ impl Body for LimitedBody {
                 }
                 Poll::Ready(None) => {
                     this.incoming = None;
-                    this.place = None;
-                    this.place = None;
+                    this.places = [None, None];
+                    this.places = [None, None];
                     return Poll::Ready(None);
                 }
                 Poll::Pending => {
@@ -126,7 +126,7 @@ impl Body for LimitedBody {
         };
         tracing::debug!(target: super::client::LOG_TARGET, %error, "the reply failed");
         this.incoming = None;
-        this.place = None;
+        this.places = [None, None];
         Poll::Ready(Some(Err(error)))
     }
 
@@ -190,7 +190,7 @@ mod tests {
             head_bytes: 8192,
             head_fields: 64,
         };
-        LimitedBody::new(response.into_body(), limits, deadline, None).unwrap()
+        LimitedBody::new(response.into_body(), limits, deadline, [None, None]).unwrap()
     }
 
     #[tokio::test(start_paused = true)]

@@ -5,6 +5,7 @@ use super::body::{BodyLimits, LimitedBody};
 use super::connector::{ConnectFault, Connector, Resolve, SystemResolver};
 use super::denial::{Denial, DenialReason};
 use super::error::{BoxError, OutboundError, cause};
+use super::pace::Pace;
 use super::policy::{EndpointPolicy, Target};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, Method, Request, Response, StatusCode, Version, header};
@@ -238,11 +239,18 @@ impl Outbound {
         .await
         .map_err(|elapsed| OutboundError::RequestBody(elapsed.into()))??;
         let places = Arc::clone(&self.shared.places);
+        let origin = target.origin();
+        let limits = self.shared.policy.limits(origin);
+        let pace = limits.map(|limits| Pace::shared(origin, limits));
         let exchange = async {
             // The semaphore is never closed, so that there is always a place in the end.
             let place = places.acquire_owned().await.ok();
+            let turn = match &pace {
+                Some(pace) => pace.turn().await,
+                None => None,
+            };
             let response = self.exchange(&target, parts.headers, body, &times).await?;
-            Ok::<_, OutboundError>((response.into_parts(), place))
+            Ok::<_, OutboundError>((response.into_parts(), [place, turn]))
         };
         let ((mut head, incoming), place) = tokio::select! {
             biased;

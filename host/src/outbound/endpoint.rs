@@ -2,6 +2,7 @@
 
 use super::address::Reach;
 use super::origin::{Origin, OriginFault, PathFault, Scheme, check_path};
+use super::pace::RequestLimits;
 use super::trust::Trust;
 use http::Method;
 
@@ -16,6 +17,7 @@ pub struct Endpoint {
     reach: Reach,
     /// Present for `https`, and only there.
     trust: Option<Trust>,
+    limits: Option<RequestLimits>,
 }
 
 /// Which paths of an origin an endpoint has. Paths are compared byte by byte.
@@ -88,6 +90,7 @@ impl Endpoint {
             methods: vec![Method::GET],
             reach,
             trust,
+            limits: None,
         }
     }
 
@@ -136,6 +139,19 @@ impl Endpoint {
         }
         self.trust = Some(trust);
         Ok(self)
+    }
+
+    /// The same endpoint, asked so often by this process and no oftener. As made, it is asked without limit.
+    #[must_use]
+    pub fn with_limits(mut self, limits: RequestLimits) -> Self {
+        self.limits = Some(limits);
+        self
+    }
+
+    /// How often it is asked at most.
+    #[must_use]
+    pub fn limits(&self) -> Option<RequestLimits> {
+        self.limits
     }
 
     /// Scheme, host and port.

@@ -4,6 +4,7 @@ use super::address::Reach;
 use super::denial::{Denial, DenialReason, printable};
 use super::endpoint::Endpoint;
 use super::origin::{Origin, OriginFault, PATH_AND_QUERY_LIMIT, PathFault, Scheme, check_path, check_query};
+use super::pace::RequestLimits;
 use super::trust::{RootCertificates, Trust};
 use http::{HeaderValue, Method, Uri};
 use std::fmt;
@@ -79,6 +80,13 @@ impl EndpointPolicy {
             .filter_map(Endpoint::trust)
             .rev()
             .max_by_key(|trust| trust.strictness())
+    }
+
+    /// How often the server of `origin` is asked at most: what any of its endpoints says first.
+    #[must_use]
+    pub fn limits(&self, origin: &Origin) -> Option<RequestLimits> {
+        let mut endpoints = self.endpoints.iter().filter(|endpoint| endpoint.origin() == origin);
+        endpoints.find_map(Endpoint::limits)
     }
 
     /// Decides on a request, and says where exactly it goes.

@@ -150,6 +150,8 @@ async fn a_wrong_secret_a_throttle_and_an_outage_have_their_causes() {
         assert_eq!(cause(&imds, &hasty).await, Some(Cause::Throttled));
         emulator.configure(|settings| settings.rate_limit = None);
 
+        // What was said of the throttle is remembered, so these ask somebody who has not heard it.
+        let imds = broker(wasi, emulator.environment_for(Source::Imds));
         emulator.add_fault(Fault::reply(StatusCode::SERVICE_UNAVAILABLE, ""));
         assert_eq!(cause(&imds, &hasty).await, Some(Cause::PlatformFailure));
         emulator.clear_faults();

@@ -34,11 +34,17 @@ pub(crate) async fn run(arguments: ConformanceArguments) -> anyhow::Result<ExitC
     let jobs = arguments.jobs.map_or(2 * processors, usize::from);
     let started = Instant::now();
     let mut progress = Progress::new(cases.len());
-    let outcomes = replay_all(&Process::new(command), &cases, jobs, |outcome| {
-        progress.advance(outcome)
-    })
-    .await;
+    let client = Process::new(command);
+    let interrupted = crate::emulate::interrupted()?;
+    let played = tokio::select! {
+        outcomes = replay_all(&client, &cases, jobs, |outcome| progress.advance(outcome)) => Some(outcomes),
+        // What is dropped here ends the clients that run and takes the files of their cases with it.
+        () = interrupted => None,
+    };
     progress.end();
+    let Some(outcomes) = played else {
+        anyhow::bail!("stopped before the end; nothing can be said of the client");
+    };
     let summary = Summary::of(&outcomes);
     match arguments.output {
         Output::Json => report::line(json!({
@@ -59,10 +65,14 @@ pub(crate) async fn run(arguments: ConformanceArguments) -> anyhow::Result<ExitC
             report::line(format_args!("{summary}, in {:.1} s", started.elapsed().as_secs_f64()))?;
         }
     }
-    Ok(if summary.failed == 0 {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
+    if summary.passed + summary.failed == 0 {
+        anyhow::bail!(
+            "no case could be run here, so nothing is known of the client; the reasons stand beside the cases"
+        );
+    }
+    Ok(match summary.failed {
+        0 => ExitCode::SUCCESS,
+        _ => ExitCode::FAILURE,
     })
 }
 

@@ -29,11 +29,13 @@ pub(crate) async fn run(arguments: EmulateArguments) -> anyhow::Result<ExitCode>
         std::fs::write(file, certificate.authority_pem())
             .with_context(|| format!("The certificate cannot be written to {}", file.display()))?;
     }
+    // Whoever reads what is printed may end the emulator at once.
+    let interrupted = interrupted()?;
     match arguments.output {
         Output::Json => print_json(&emulator, arguments.source)?,
         Output::Text => print_shell(&emulator, arguments.source)?,
     }
-    interrupted().await?;
+    interrupted.await;
     emulator.shutdown().await;
     Ok(ExitCode::SUCCESS)
 }
@@ -90,16 +92,25 @@ fn offered(emulator: &Emulator) -> impl Iterator<Item = Source> + '_ {
     Source::ALL.iter().copied().filter(|source| emulator.offers(*source))
 }
 
-/// Waits for Ctrl-C or, where there is such a thing, a request to terminate.
-async fn interrupted() -> std::io::Result<()> {
-    #[cfg(unix)]
-    {
-        let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+/// Completes at Ctrl-C or, where there is such a thing, at a request to terminate or a terminal's end. Those that come between
+/// this call and the first look at what it returns are not lost.
+#[cfg(unix)]
+pub(crate) fn interrupted() -> std::io::Result<impl Future<Output = ()>> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut hang_up = signal(SignalKind::hangup())?;
+    Ok(async move {
         tokio::select! {
-            result = tokio::signal::ctrl_c() => result,
-            _ = terminate.recv() => Ok(()),
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+            _ = hang_up.recv() => {}
         }
-    }
-    #[cfg(not(unix))]
-    tokio::signal::ctrl_c().await
+    })
+}
+
+#[cfg(not(unix))]
+pub(crate) fn interrupted() -> std::io::Result<impl Future<Output = ()>> {
+    // Where the signal cannot be had, nothing can be waited for, and the program ends as any does.
+    Ok(async { tokio::signal::ctrl_c().await.unwrap_or(()) })
 }

@@ -14,7 +14,7 @@ use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use std::{env, io};
-use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader, Lines};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::sync::OnceCell;
 use tokio::task::JoinHandle;
@@ -25,6 +25,9 @@ const GRACE: Duration = Duration::from_secs(10);
 
 /// How much of a client's standard error is kept, in bytes.
 const LONGEST_STDERR: usize = 1024 * 1024;
+
+/// How long a line of its answers may be, in bytes: a token has 64 KiB at most.
+const LONGEST_LINE: u64 = 1024 * 1024;
 
 /// The part of the file system that a case may want to itself.
 const SHARED: &str = "/var/opt";
@@ -178,7 +181,7 @@ impl Client for Process {
             child,
             places,
             input: Some(input),
-            output: BufReader::new(output).lines(),
+            output: BufReader::new(output),
             shown,
             reader: Some(reader),
         })
@@ -201,7 +204,7 @@ pub struct Running {
     child: Child,
     places: Places,
     input: Option<ChildStdin>,
-    output: Lines<BufReader<ChildStdout>>,
+    output: BufReader<ChildStdout>,
     shown: Arc<Mutex<Vec<u8>>>,
     /// Reads standard error; nothing, once it has come to an end or was waited for long enough.
     reader: Option<JoinHandle<()>>,
@@ -211,6 +214,29 @@ impl Running {
     fn shown(&self) -> String {
         let shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
         String::from_utf8_lossy(&shown).into_owned()
+    }
+
+    /// The next line that is not empty; nothing at the end.
+    async fn next_line(&mut self) -> io::Result<Option<String>> {
+        loop {
+            let mut line = Vec::new();
+            let read = (&mut self.output)
+                .take(LONGEST_LINE)
+                .read_until(b'\n', &mut line)
+                .await?;
+            if read == 0 {
+                return Ok(None);
+            }
+            if read as u64 == LONGEST_LINE {
+                return Err(io::Error::other(format!(
+                    "it prints a line of more than {LONGEST_LINE} bytes"
+                )));
+            }
+            let line = String::from_utf8_lossy(&line);
+            if !line.trim().is_empty() {
+                return Ok(Some(line.trim_end().to_owned()));
+            }
+        }
     }
 
     fn kill(&mut self) {
@@ -272,17 +298,12 @@ impl Session for Running {
                 let _ = input.write_all(line.as_bytes()).await;
                 let _ = input.flush().await;
             }
-            loop {
-                match self.output.next_line().await? {
-                    Some(line) if line.trim().is_empty() => {}
-                    other => return Ok(other),
-                }
-            }
+            self.next_line().await
         };
         match timeout(limit, exchange).await {
             Ok(Ok(Some(line))) => Answer::parse(&line),
             Ok(Ok(None)) => Answer::Broken(format!("The client ended without an answer{}", self.last_words().await)),
-            Ok::<io::Result<_>, _>(Err(error)) => Answer::Broken(format!(
+            Ok(Err(error)) => Answer::Broken(format!(
                 "The client cannot be asked: {error}{}",
                 self.last_words().await
             )),
@@ -301,10 +322,8 @@ impl Session for Running {
         drop(self.input.take());
         let rest = async {
             let mut more = None;
-            while let Ok(Some(line)) = self.output.next_line().await {
-                if !line.trim().is_empty() {
-                    more.get_or_insert(line);
-                }
+            while let Ok(Some(line)) = self.next_line().await {
+                more.get_or_insert(line);
             }
             (more, self.child.wait().await)
         };

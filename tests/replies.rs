@@ -61,6 +61,8 @@ async fn check(wasi: WasiVersion, name: &'static str, act: Act, expected: Outcom
         }
     }
     match broker.token(&request("good", Duration::from_secs(10))).await {
+        // What a throttled platform says holds for everybody.
+        Err(error) if expected == Outcome::No(Cause::Throttled) && error.cause == Cause::Throttled => Ok(()),
         Ok(token) if token.token.matches("good") => Ok(()),
         other => Err(format!("{context}: and after it {other:?}")),
     }
@@ -84,7 +86,9 @@ async fn every_reply_ends_with_its_cause_by_the_timeout() {
 /// The patience of one caller is not that of another, and a connection that fails is not used again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bad_replies_to_some_do_not_reach_others_in_the_same_component() {
-    let cases = all();
+    // What a throttled platform says is meant for everybody.
+    let mut cases = all();
+    cases.retain(|(_, _, expected)| *expected != Outcome::No(Cause::Throttled));
     let acts: Vec<_> = cases.iter().map(|(_, act, _)| act.clone()).collect();
     let server = Server::start(move |request| match request.case().strip_prefix('r') {
         Some(row) => acts[row.parse::<usize>().unwrap()].clone(),

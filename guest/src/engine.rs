@@ -25,6 +25,9 @@ const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(20);
 /// back, callers get their tokens at once.
 const RECONNECT: Duration = Duration::from_millis(1500);
 
+/// For how long one reply can keep everybody from asking. A longer time is a mistake or an attack.
+const LONGEST_THROTTLE: Duration = Duration::from_secs(3600);
+
 /// By how much the requests are spread that waited for the end of a throttle.
 const AFTER_THROTTLE: Duration = Duration::from_secs(1);
 
@@ -340,7 +343,7 @@ impl<P: Platform> Shared<P> {
                     if reply.status == 429
                         && let Some(wait) = hint
                     {
-                        let until = self.platform.monotonic() + wait;
+                        let until = self.platform.monotonic() + wait.min(LONGEST_THROTTLE);
                         let state = &mut self.state.borrow_mut();
                         state.throttled_until = state.throttled_until.max(until);
                     }

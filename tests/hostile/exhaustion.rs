@@ -191,7 +191,7 @@ async fn one_that_computes_without_end_does_not_stop_the_others() {
 async fn one_that_computes_without_end_after_its_answer_is_replaced() {
     let broker = broker(HOSTILE_0_3, Witness::start().address()).build().unwrap();
     order(&broker, &["spin-later"], PATIENCE).await.unwrap();
-    let error = order(&broker, &["sleep", "3600"], IN_TIME).await.unwrap_err();
+    let error = order(&broker, &["sleep", "3600"], PATIENCE).await.unwrap_err();
     assert_eq!(error.cause, Cause::Internal, "{error:?}");
     order(&broker, &["ok"], PATIENCE).await.unwrap();
 }

@@ -304,6 +304,13 @@ impl<P: Platform> Shared<P> {
             },
         };
         let policy = source.retry_policy();
+        // Whoever has a valid token is in no hurry: one try, and the next after the back-off of failed refreshes. In an
+        // outage, a fleet would otherwise ask six times as often for nothing.
+        let is_refresh = key.claims.is_none() && {
+            let state = self.state.borrow();
+            let cached = state.cache.peek(key);
+            cached.is_some_and(|token| token.expires_on > self.platform.unix_time())
+        };
         let started = self.platform.monotonic();
         let mut attempt = 0;
         loop {
@@ -361,7 +368,7 @@ impl<P: Platform> Shared<P> {
             if error.http_status.is_none() {
                 wait = wait.min(RECONNECT);
             }
-            if !may_try_again || self.platform.monotonic() + wait >= flight.deadline() {
+            if !may_try_again || is_refresh || self.platform.monotonic() + wait >= flight.deadline() {
                 return Err(error);
             }
             flight.set_activity(format!("the next try; the one before failed: {}", error.message));

@@ -246,7 +246,7 @@ impl Client {
             return self.call_at(refresh.max(now + 1));
         }
         self.saw_outage |= fleet.scenario.outage.contains(&now);
-        if let Some(delay) = policy.delay(self.tries, now - self.asked, random) {
+        if let Some(delay) = policy.delay(self.tries, now - self.asked, self.expires > self.asked, random) {
             return now + delay;
         }
         if self.expires > 0 && (self.expires <= now || !policy.keeps_valid_token()) && self.without_since.is_none() {

@@ -81,9 +81,11 @@ impl Policy {
     }
 
     /// How long to wait before the next try of one request, of which `tries` have failed in `elapsed`; nothing to give up.
-    /// Milliseconds.
-    pub(crate) fn delay(self, tries: u32, elapsed: u64, random: &mut Random) -> Option<u64> {
+    /// Milliseconds. `is_refresh` when there was a valid token as it began.
+    pub(crate) fn delay(self, tries: u32, elapsed: u64, is_refresh: bool, random: &mut Random) -> Option<u64> {
         match self {
+            // What stands behind a valid token is tried once, and again after the back-off.
+            Self::Ours | Self::OursBroker | Self::OursNoJitter if is_refresh => None,
             Self::Ours | Self::OursBroker => ours(tries, random.next()),
             Self::OursNoJitter => {
                 let longest = (IMDS.base * (1 << tries.saturating_sub(1).min(16))).min(IMDS.cap);

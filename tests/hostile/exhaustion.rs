@@ -190,8 +190,13 @@ async fn one_that_computes_without_end_does_not_stop_the_others() {
 #[tokio::test]
 async fn one_that_computes_without_end_after_its_answer_is_replaced() {
     let broker = broker(HOSTILE_0_3, Witness::start().address()).build().unwrap();
-    order(&broker, &["spin-later"], PATIENCE).await.unwrap();
-    let error = order(&broker, &["sleep", "3600"], PATIENCE).await.unwrap_err();
+    // Asked first, so that it waits in the instance that is replaced and not in the next.
+    let (asleep, spinning) = tokio::join!(
+        order(&broker, &["sleep", "3600"], PATIENCE),
+        order(&broker, &["spin-later"], PATIENCE)
+    );
+    spinning.unwrap();
+    let error = asleep.unwrap_err();
     assert_eq!(error.cause, Cause::Internal, "{error:?}");
     order(&broker, &["ok"], PATIENCE).await.unwrap();
 }

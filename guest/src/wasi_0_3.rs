@@ -89,7 +89,8 @@ impl Platform for Wasi {
             false => PathFlags::empty(),
         };
         // Looked at before it is opened: opening a pipe waits for whoever writes to it.
-        let found = directory.stat_at(links, &path).map_err(file_fault)?.type_;
+        let stat = directory.stat_at(links, &path).map_err(file_fault)?;
+        let found = stat.type_;
         expect_file(
             matches!(found, DescriptorType::RegularFile),
             matches!(found, DescriptorType::SymbolicLink),
@@ -97,7 +98,8 @@ impl Platform for Wasi {
         let file_read = directory
             .open_at(links, &path, OpenFlags::empty(), DescriptorFlags::READ)
             .map_err(file_fault)?;
-        let (mut stream, ended) = file_read.read_via_stream(0);
+        // The future would say why the reading failed, at the price of several kilobytes of code. That it failed shows.
+        let (mut stream, _) = file_read.read_via_stream(0);
         let mut contents = Zeroizing::new(Vec::with_capacity(file.limit + 1));
         loop {
             let (outcome, chunk) = stream.read(Vec::with_capacity(file.limit + 1)).await;
@@ -110,8 +112,10 @@ impl Platform for Wasi {
                 break;
             }
         }
-        ended.await.map_err(file_fault)?;
-        Ok(contents)
+        match contents.is_empty() && stat.size > 0 {
+            true => Err(FileFault::Failed),
+            false => Ok(contents),
+        }
     }
 
     fn directories(&self) -> Vec<String> {

@@ -58,6 +58,12 @@ impl<const BACKGROUND: bool> Session for Instance<BACKGROUND> {
         Ok(())
     }
 
+    fn pass(&mut self, time: Duration) -> bool {
+        let elapsed = &self.world.0.elapsed;
+        elapsed.set(elapsed.get() + time);
+        true
+    }
+
     async fn ask(&mut self, request: &Request) -> Answer {
         let identity = match request.identity.clone() {
             case::Identity::PlatformDefault => Identity::PlatformDefault,

@@ -293,6 +293,9 @@ impl File {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Step {
+    /// How many seconds pass before the step, while nobody asks. Only a clock that can be moved makes them pass.
+    #[serde(default)]
+    pub later_s: u64,
     /// What is put into the file system before the step, in the place of what is there.
     #[serde(default)]
     pub files: Vec<File>,

@@ -43,6 +43,11 @@ pub trait Session {
     /// When the system does not let it.
     fn lay_out(&mut self, files: &[File]) -> io::Result<()>;
 
+    /// Lets time pass while nobody asks. False when this client's clock cannot be moved.
+    fn pass(&mut self, _time: Duration) -> bool {
+        false
+    }
+
     /// Asks for a token.
     fn ask(&mut self, request: &Request) -> impl Future<Output = Answer>;
 
@@ -217,6 +222,9 @@ async fn steps<C: Client>(setting: &Setting, session: &mut C::Session, secrets: 
     for (number, step) in scenario.steps.iter().enumerate() {
         if let Err(error) = session.lay_out(&step.files) {
             return vec![format!("The files cannot be laid out: {error}")];
+        }
+        if step.later_s > 0 && !session.pass(Duration::from_secs(step.later_s)) {
+            return vec!["Hours cannot be made to pass for this client; the case has to say so in `not_in`".to_owned()];
         }
         script.begin(step.exchanges.clone());
         let mut request = step.request.clone();

@@ -21,6 +21,9 @@ use std::time::Duration;
 /// How long one try waits for its whole reply. The slowest answers that peers' trackers report stay below it.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// How much time another try has to have. With less, the failure that is known says more than the time that ran out.
+const LEAST_TRY: Duration = Duration::from_millis(250);
+
 /// The longest wait before an endpoint that took no connection is tried again: it is asked nothing by that, and when it is
 /// back, callers get their tokens at once.
 const RECONNECT: Duration = Duration::from_millis(1500);
@@ -368,7 +371,7 @@ impl<P: Platform> Shared<P> {
             if error.http_status.is_none() {
                 wait = wait.min(RECONNECT);
             }
-            if !may_try_again || is_refresh || self.platform.monotonic() + wait >= flight.deadline() {
+            if !may_try_again || is_refresh || self.platform.monotonic() + wait + LEAST_TRY >= flight.deadline() {
                 return Err(error);
             }
             flight.set_activity(format!("the next try; the one before failed: {}", error.message));

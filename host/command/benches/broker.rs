@@ -2,10 +2,14 @@
 
 #![expect(clippy::print_stdout, reason = "a benchmark prints its results")]
 
-use managed_identity_emulator::{Emulator, EmulatorConfig, Fault, Source};
+use managed_identity_emulator::{Emulator, EmulatorConfig, Source};
 use managed_identity_host::{Broker, TokenRequest, WasiVersion};
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
 
 const AUDIENCE: &str = "https://vault.azure.net";
 const ROUNDS: usize = 9;
@@ -63,11 +67,14 @@ async fn run() -> Result<(), Box<dyn std::error::Error>> {
         "\n{:>8} {:>10} {:>10} {:>12}",
         "callers", "audiences", "requests", "all answered"
     );
-    emulator.add_fault(Fault::delay(Duration::from_millis(100)));
+    let platform = Slow::start().await?;
     for (callers, audiences) in [(1, 1), (1_000, 1), (2_000, 1), (4_000, 1), (10_000, 1), (1_000, 100)] {
-        emulator.clear_requests();
+        platform.requests.store(0, Ordering::Relaxed);
         let broker = Broker::builder()
-            .environment(emulator.environment_for(Source::AppService))
+            .environment([
+                ("IDENTITY_ENDPOINT", platform.url.as_str()),
+                ("IDENTITY_HEADER", "secret"),
+            ])
             .compilation_cache(Some(cache.clone()))
             .build()?;
         let requests: Vec<_> = (0..audiences)
@@ -83,11 +90,48 @@ async fn run() -> Result<(), Box<dyn std::error::Error>> {
         }
         println!(
             "{callers:>8} {audiences:>10} {:>10} {:>12.1?}",
-            emulator.stats().requests,
+            platform.requests.load(Ordering::Relaxed),
             begun.elapsed()
         );
     }
     emulator.shutdown().await;
+    Ok(())
+}
+
+/// A platform that answers each request after 100 ms. The emulator would also sign a token for each, which takes longer than
+/// what is measured here.
+struct Slow {
+    url: String,
+    requests: Arc<AtomicUsize>,
+}
+
+impl Slow {
+    async fn start() -> std::io::Result<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let url = format!("http://{}/msi/token", listener.local_addr()?);
+        let requests = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&requests);
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::spawn(answer(stream, Arc::clone(&counted)));
+            }
+        });
+        Ok(Self { url, requests })
+    }
+}
+
+async fn answer(mut stream: TcpStream, requests: Arc<AtomicUsize>) -> std::io::Result<()> {
+    const BODY: &str = r#"{"access_token":"token","expires_in":"3600","token_type":"Bearer"}"#;
+    let reply = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{BODY}", BODY.len());
+    let mut received = Vec::new();
+    while stream.read_buf(&mut received).await? > 0 {
+        if received.ends_with(b"\r\n\r\n") {
+            received.clear();
+            requests.fetch_add(1, Ordering::Relaxed);
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            stream.write_all(reply.as_bytes()).await?;
+        }
+    }
     Ok(())
 }
 

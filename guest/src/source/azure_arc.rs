@@ -94,11 +94,8 @@ impl Source for AzureArc {
     #[cfg(not(target_arch = "wasm32"))]
     fn needs(&self) -> super::Needs {
         super::Needs {
-            url: self.endpoint(),
-            method: crate::platform::Method::Get,
-            trust: super::Trust::Address,
-            public: false,
             directory: Some(self.directory.clone()),
+            ..super::Needs::of(self.endpoint())
         }
     }
 

@@ -42,11 +42,8 @@ impl Source for CloudShell {
     #[cfg(not(target_arch = "wasm32"))]
     fn needs(&self) -> super::Needs {
         super::Needs {
-            url: self.endpoint(),
             method: crate::platform::Method::Post,
-            trust: super::Trust::Address,
-            public: false,
-            directory: None,
+            ..super::Needs::of(self.endpoint())
         }
     }
 

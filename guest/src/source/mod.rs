@@ -47,13 +47,7 @@ pub trait Source {
     /// What a host has to grant.
     #[cfg(not(target_arch = "wasm32"))]
     fn needs(&self) -> Needs {
-        Needs {
-            url: self.endpoint(),
-            method: Method::Get,
-            trust: Trust::Address,
-            public: false,
-            directory: None,
-        }
+        Needs::of(self.endpoint())
     }
 
     /// Whether a token for this identity can be asked for at all.
@@ -175,6 +169,20 @@ pub struct Needs {
     pub public: bool,
     /// The directory in which the platform leaves a credential, readable and nothing else.
     pub directory: Option<String>,
+}
+
+#[cfg(not(target_arch = "wasm32"))]
+impl Needs {
+    /// What most sources need: `GET` from a local URL.
+    fn of(url: String) -> Self {
+        Self {
+            url,
+            method: Method::Get,
+            trust: Trust::Address,
+            public: false,
+            directory: None,
+        }
+    }
 }
 
 /// By what an endpoint proves that it is the right one.

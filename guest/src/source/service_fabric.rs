@@ -99,11 +99,8 @@ impl Source for ServiceFabric {
     #[cfg(not(target_arch = "wasm32"))]
     fn needs(&self) -> super::Needs {
         super::Needs {
-            url: self.endpoint(),
-            method: crate::platform::Method::Get,
             trust: super::Trust::Thumbprint(self.thumbprint),
-            public: false,
-            directory: None,
+            ..super::Needs::of(self.endpoint())
         }
     }
 

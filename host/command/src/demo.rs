@@ -16,7 +16,7 @@ const ELSEWHERE: &str = "http://203.0.113.7/metadata/identity/oauth2/token";
 pub(crate) async fn run(arguments: DemoArguments) -> anyhow::Result<ExitCode> {
     step(
         1,
-        "An emulator stands in for the platform: it speaks IMDS and App Service, and signs tokens.",
+        "An emulator stands in for the platform: it speaks the protocol of every source, and signs tokens.",
     )?;
     let emulator = Emulator::start(EmulatorConfig::default()).context("The emulator cannot start")?;
     report::line(format_args!("listening on {}", emulator.base_url()))?;

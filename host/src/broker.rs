@@ -1,12 +1,12 @@
 //! What embedders hold: tokens, from a provider that runs on a thread of its own.
 
-use crate::grant::{Grant, has_arc_agent};
 use crate::outbound::{
     Endpoint, EndpointError, EndpointPolicy, Outbound, OutboundConfig, RequestLimits, RootCertificates, TrustError,
 };
 use crate::provider::{
     self, Ask, Call, Compiled, EMBEDDED_0_2, EMBEDDED_0_3, ProviderError, Surroundings, WasiVersion,
 };
+use crate::provision::{Provision, has_arc_agent};
 use crate::token::{AccessToken, Identity, SourceDescription, TokenRequest};
 use managed_identity_provider::environment::{ARC_AGENT, Environment, VARIABLES};
 use managed_identity_provider::error::{Cause, Error};
@@ -342,9 +342,9 @@ fn process_environment() -> (Vec<(String, String)>, Option<Error>) {
 }
 
 /// What the source gets that the environment selects. `arc_directory` is where the keys of Azure Arc are, if elsewhere.
-fn selected(environment: &Environment, arc_directory: Option<&Path>) -> Result<Grant, Error> {
+fn selected(environment: &Environment, arc_directory: Option<&Path>) -> Result<Provision, Error> {
     let source = source::select(environment).source?;
-    let grant = Grant::of(&source.needs())
+    let grant = Provision::of(&source.needs())
         .map_err(|error| Error::new(Cause::NotConfigured, error.to_string()).with_source(source.name()))?;
     Ok(match arc_directory {
         Some(place) if source.name() == AZURE_ARC => grant.with_directory_at(place),

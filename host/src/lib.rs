@@ -21,11 +21,13 @@
 //! }
 //! ```
 
+pub mod authorized_http;
 mod bindings;
 mod broker;
-mod grant;
+pub mod grants;
 pub mod outbound;
 mod provider;
+mod provision;
 mod token;
 
 pub use broker::{Broker, BrokerBuilder};

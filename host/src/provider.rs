@@ -12,8 +12,8 @@ pub(crate) use component::{Compiled, compile};
 pub use component::{EMBEDDED_0_2, EMBEDDED_0_3, ProviderError, WasiVersion};
 pub(crate) use desk::{Ask, Call};
 
-use crate::grant::Directory;
 use crate::outbound::Outbound;
+use crate::provision::Directory;
 use desk::Desk;
 use instance::Limits;
 use std::cell::RefCell;

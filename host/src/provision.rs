@@ -10,7 +10,7 @@ use url::Host;
 
 /// Everything that a provider gets of this machine, besides clocks, random numbers and its variables.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Grant {
+pub(crate) struct Provision {
     /// Where its requests may go to, in what way, and what the server there is known by.
     pub(crate) endpoint: Endpoint,
     /// The directory that it may read.
@@ -28,7 +28,7 @@ pub(crate) struct Directory {
 
 /// Why a source does not get what it needs.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum GrantError {
+pub(crate) enum ProvisionError {
     /// Its URL, or what that comes with.
     #[error("The identity endpoint {0} {1}. Correct the variable that names it.")]
     Endpoint(String, EndpointError),
@@ -46,10 +46,10 @@ pub(crate) enum GrantError {
 /// Where the instance metadata service is, in every cloud. Whatever else speaks its protocol has limits of its own.
 const METADATA_SERVICE: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 254);
 
-impl Grant {
+impl Provision {
     /// What `needs` comes to on this machine.
-    pub(crate) fn of(needs: &Needs) -> Result<Self, GrantError> {
-        let in_endpoint = |error| GrantError::Endpoint(needs.url.clone(), error);
+    pub(crate) fn of(needs: &Needs) -> Result<Self, ProvisionError> {
+        let in_endpoint = |error| ProvisionError::Endpoint(needs.url.clone(), error);
         let method = match needs.method {
             platform::Method::Get => Method::GET,
             platform::Method::Post => Method::POST,
@@ -62,7 +62,7 @@ impl Grant {
         if matches!(endpoint.origin().host(), Host::Ipv4(METADATA_SERVICE)) {
             endpoint = endpoint.with_limits(RequestLimits::METADATA_SERVICE);
         }
-        if let Some(trust) = trust(&needs.trust).map_err(|error| GrantError::Trust(needs.url.clone(), error))? {
+        if let Some(trust) = trust(&needs.trust).map_err(|error| ProvisionError::Trust(needs.url.clone(), error))? {
             endpoint = endpoint.with_trust(trust).map_err(in_endpoint)?;
         }
         let directory = needs.directory.as_deref().map(Directory::named).transpose()?;
@@ -79,10 +79,10 @@ impl Grant {
 }
 
 impl Directory {
-    fn named(name: &str) -> Result<Self, GrantError> {
+    fn named(name: &str) -> Result<Self, ProvisionError> {
         let place = PathBuf::from(name);
         if !place.is_absolute() || place.parent().is_none() {
-            return Err(GrantError::Directory(name.to_owned()));
+            return Err(ProvisionError::Directory(name.to_owned()));
         }
         Ok(Self {
             place,
@@ -161,7 +161,7 @@ mod tests {
             ),
             ("http://127.0.0.1:8000/metadata/identity/oauth2/token", None),
         ] {
-            let grant = Grant::of(&needs(url, source::Trust::Address)).unwrap();
+            let grant = Provision::of(&needs(url, source::Trust::Address)).unwrap();
             assert_eq!(grant.endpoint.limits(), limits, "{url}");
         }
     }
@@ -178,7 +178,7 @@ mod tests {
                 public,
                 ..needs("http://127.0.0.1:1/token", source::Trust::Address)
             };
-            let grant = Grant::of(&needs).unwrap();
+            let grant = Provision::of(&needs).unwrap();
             assert_eq!(grant.endpoint.path(), &PathRule::Exact("/token".to_owned()));
             assert_eq!(
                 (grant.endpoint.methods(), grant.endpoint.reach()),
@@ -209,7 +209,7 @@ mod tests {
                 Trust::Authority(named(Authority::system())),
             ),
         ] {
-            let grant = Grant::of(&needs("https://127.0.0.1:1/token", needed.clone())).unwrap();
+            let grant = Provision::of(&needs("https://127.0.0.1:1/token", needed.clone())).unwrap();
             assert_eq!(grant.endpoint.trust(), Some(&granted), "{needed:?}");
         }
     }
@@ -242,7 +242,7 @@ mod tests {
                 "server name",
             ),
         ] {
-            let error = Grant::of(&needs(url, trust)).unwrap_err().to_string();
+            let error = Provision::of(&needs(url, trust)).unwrap_err().to_string();
             assert!(error.contains(words) && error.contains(url), "{error}");
         }
     }
@@ -251,7 +251,7 @@ mod tests {
     #[test]
     fn one_directory_is_granted_and_never_all_of_them() {
         let of = |directory: &str| {
-            Grant::of(&Needs {
+            Provision::of(&Needs {
                 directory: Some(directory.to_owned()),
                 ..needs("http://127.0.0.1/x", source::Trust::Address)
             })
@@ -269,7 +269,7 @@ mod tests {
         for refused in ["", "/", "keys", "./keys"] {
             assert_eq!(
                 of(refused),
-                Err(GrantError::Directory(refused.to_owned())),
+                Err(ProvisionError::Directory(refused.to_owned())),
                 "{refused:?}"
             );
         }

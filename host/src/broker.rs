@@ -1,9 +1,13 @@
 //! What embedders hold: tokens, from a provider that runs on a thread of its own.
 
+mod blocking;
 mod builder;
 pub(crate) mod hits;
+mod watch;
 
+pub use blocking::BlockingBroker;
 pub use builder::BrokerBuilder;
+pub use watch::Watch;
 
 use crate::outbound::Outbound;
 use crate::provider::{Ask, Call, Message, ProviderError, ReplyTo, Running};
@@ -15,7 +19,10 @@ use managed_identity_provider::secret::Secret;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use tokio::sync::{mpsc, oneshot, watch};
+use std::time::Duration;
+use tokio::runtime::Handle;
+use tokio::sync::watch::Receiver;
+use tokio::sync::{mpsc, oneshot};
 
 /// Hands out tokens. Cheap to clone; all clones share one provider, which ends with the last of them.
 ///
@@ -46,8 +53,10 @@ struct Inner {
     /// Why nothing can be asked, when the environment names an endpoint that cannot be reached safely.
     misconfigured: Option<Error>,
     is_shut_down: AtomicBool,
+    /// The runtime of the provider's thread, for timers.
+    runtime: Handle,
     /// Closed when the provider's thread has nothing more to do.
-    ended: watch::Receiver<()>,
+    ended: Receiver<()>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -86,6 +95,7 @@ impl Broker {
             outbound,
             misconfigured,
             is_shut_down: AtomicBool::new(false),
+            runtime: running.runtime,
             ended: running.ended,
             thread: Mutex::new(Some(running.thread)),
         }))
@@ -132,6 +142,36 @@ impl Broker {
         Ok(description)
     }
 
+    /// The token for a request, and then each successor when it is there: for connection pools and the like. Claims and a
+    /// rejected token count for the first token alone.
+    ///
+    /// ```no_run
+    /// use futures_util::StreamExt;
+    /// use managed_identity_host::{Broker, TokenRequest};
+    ///
+    /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// let broker = Broker::from_environment()?;
+    /// let mut tokens = broker.watch(TokenRequest::new("https://ossrdbms-aad.database.windows.net"));
+    /// while let Some(result) = tokens.next().await {
+    ///     match result {
+    ///         Ok(token) => println!("log in with the token that is valid until {}", token.expires_on),
+    ///         Err(error) => println!("no token at present: {error}"),
+    ///     }
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn watch(&self, request: TokenRequest) -> Watch {
+        Watch::new(self.clone(), request)
+    }
+
+    /// This broker for code that is not async.
+    #[must_use]
+    pub fn blocking(&self) -> BlockingBroker {
+        BlockingBroker::new(self.clone())
+    }
+
     /// Ends the provider, for all clones, and returns when its thread has ended. Calls that have begun get their answers;
     /// those that begin later fail. All tokens are dropped.
     ///
@@ -149,6 +189,18 @@ impl Broker {
             // It has done its last; a panic of it has been printed.
             let _ = thread.join();
         }
+    }
+
+    /// Waits on the provider's thread, whatever the caller runs on. False when that ends before.
+    async fn pause(&self, time: Duration) -> bool {
+        let (mut over, is_over) = oneshot::channel();
+        self.0.runtime.spawn(async move {
+            tokio::select! {
+                () = over.closed() => {}
+                () = tokio::time::sleep(time) => drop(over.send(())),
+            }
+        });
+        is_over.await.is_ok()
     }
 
     fn is_shut_down(&self) -> bool {

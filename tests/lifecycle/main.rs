@@ -5,7 +5,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
+mod cancellation;
 mod replacement;
+mod shutdown;
 #[path = "../support/mod.rs"]
 mod support;
 

@@ -135,7 +135,10 @@ impl Hits {
     pub(crate) fn challenged(self: &Arc<Self>, request: &TokenRequest) -> Option<Invalidation> {
         (!is_plain(request)).then(|| {
             let resource = resource(&request.audience).to_owned();
-            self.begin(Scope::Resource(resource, request.rejected_token.clone()), true)
+            // Who brings claims and names no token has had the one rejected that is held. Who names one may be late, and
+            // the one that is held its successor.
+            let refuse = request.rejected_token.is_none();
+            self.begin(Scope::Resource(resource, request.rejected_token.clone()), refuse)
         })
     }
 
@@ -535,6 +538,16 @@ mod tests {
             assert!(holds(&hits, &request("a")));
             drop(hits.forgotten(None));
         }
+    }
+
+    #[test]
+    fn a_late_rejection_does_not_keep_the_successor_from_being_kept() {
+        let hits = Arc::new(Hits::default());
+        keep(&hits, &request("a"), &token("new", "a"));
+        drop(hits.challenged(&request("a").with_rejected_token(Secret::from("old"))));
+        assert!(!holds(&hits, &request("a")));
+        keep(&hits, &request("a"), &token("new", "a"));
+        assert!(holds(&hits, &request("a")));
     }
 
     #[test]

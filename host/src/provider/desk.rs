@@ -84,6 +84,14 @@ enum Reply {
 }
 
 impl Reply {
+    fn is_closed(&self) -> bool {
+        match self {
+            Self::Token(reply) => reply.is_closed(),
+            Self::Forgotten(reply) => reply.is_closed(),
+            Self::Description(reply) => reply.is_closed(),
+        }
+    }
+
     /// Ready when the caller is no longer there.
     fn poll_closed(&mut self, context: &mut Context<'_>) -> Poll<()> {
         match self {
@@ -271,6 +279,7 @@ impl Desk {
 
     fn take_waiting(&mut self) -> Option<(u64, Question)> {
         while let Some(number) = self.waiting.pop_front() {
+            self.drop_who_left(number);
             let Some(matter) = self.matters.get_mut(&number) else {
                 continue;
             };
@@ -280,7 +289,7 @@ impl Desk {
                 .filter_map(|caller| self.callers.get(caller))
                 .map(|caller| caller.deadline);
             let Some(latest) = deadlines.max() else {
-                // Everybody has been turned away meanwhile.
+                // Everybody has left or been turned away meanwhile.
                 self.close(number);
                 continue;
             };
@@ -294,6 +303,19 @@ impl Desk {
             return Some((number, question));
         }
         None
+    }
+
+    /// Takes callers off the desk who no longer wait for an answer.
+    fn drop_who_left(&mut self, number: u64) {
+        let Some(matter) = self.matters.get_mut(&number) else {
+            return;
+        };
+        let callers = &self.callers;
+        let has_left = |caller: &mut u64| callers.get(caller).is_none_or(|caller| caller.reply.is_closed());
+        let left: Vec<u64> = matter.callers.extract_if(.., has_left).collect();
+        for caller in left {
+            self.remove_caller(caller);
+        }
     }
 
     /// Hands an answer to all who wait for it.
@@ -751,6 +773,68 @@ mod tests {
             token.expires_on = u64::MAX;
             desk.answer(number, Answer::Token(Ok(token)));
             assert_eq!(hits.held(&request("a", 5), 0).is_some(), kept);
+        }
+    }
+
+    #[test]
+    fn who_leaves_is_asked_for_no_longer_and_leaves_nothing_behind() {
+        // The steps after which the first of two callers leaves, and whether the other one is still there.
+        for (leaves_after, alone) in [
+            ("accepted", true),
+            ("accepted", false),
+            ("asked", true),
+            ("asked", false),
+            ("interrupted", true),
+            ("interrupted", false),
+            ("answered", true),
+            ("answered", false),
+        ] {
+            let hits = Arc::new(Hits::default());
+            let mut desk = Desk::new(Arc::clone(&hits));
+            let doubt = request("a", 5).with_claims("{}");
+            let mut answers: Vec<_> = (0..if alone { 1 } else { 2 })
+                .map(|_| {
+                    let (reply, answer) = oneshot::channel();
+                    let call = Call::new(Ask::Token(Box::new(doubt.clone()), reply), hits.challenged(&doubt));
+                    desk.accept(call);
+                    answer
+                })
+                .collect();
+            let mut asked = None;
+            for step in ["accepted", "asked", "interrupted", "answered"] {
+                match step {
+                    "asked" => asked = desk.take_waiting(),
+                    "interrupted" => {
+                        desk.instance_failed("it trapped");
+                        asked = desk.take_waiting();
+                    }
+                    "answered" => {
+                        if let Some((number, _)) = &asked {
+                            desk.answer(*number, token());
+                        }
+                    }
+                    _ => {}
+                }
+                if step == leaves_after {
+                    answers.remove(0);
+                }
+            }
+            if alone && matches!(leaves_after, "accepted" | "asked") {
+                assert!(asked.is_none(), "{leaves_after}: nobody waits for it");
+            }
+            for answer in &mut answers {
+                assert!(answer.try_recv().unwrap().is_ok(), "{leaves_after}");
+            }
+            assert!(
+                is_empty(&desk) && desk.waiting.is_empty(),
+                "{leaves_after}, alone: {alone}"
+            );
+            // And nothing keeps tokens from being held.
+            let Answer::Token(Ok(token)) = token() else {
+                unreachable!()
+            };
+            hits.keep(&request("a", 5), &Arc::new(token), hits.generation(), 0);
+            assert!(hits.held(&request("a", 5), 0).is_some());
         }
     }
 

@@ -30,7 +30,7 @@ mod provider;
 mod provision;
 mod token;
 
-pub use broker::{Broker, BrokerBuilder};
+pub use broker::{BlockingBroker, Broker, BrokerBuilder, Watch};
 pub use managed_identity_provider::claims;
 pub use managed_identity_provider::error::{Cause, Error as TokenError};
 pub use managed_identity_provider::secret::Secret;

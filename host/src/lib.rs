@@ -25,6 +25,7 @@ pub mod authorized_http;
 mod bindings;
 mod broker;
 pub mod grants;
+pub mod linker;
 pub mod outbound;
 mod provider;
 mod provision;

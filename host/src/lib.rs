@@ -27,6 +27,7 @@ mod broker;
 pub mod grants;
 pub mod linker;
 pub mod outbound;
+pub mod plugin;
 mod provider;
 mod provision;
 mod token;

@@ -1,4 +1,7 @@
 //! The two versions of `cloud:identity` as wasmtime sees them, and the conversions from and to the host's own types.
+//!
+//! The host stands on both sides of the interface: it calls what a provider exports, and answers what a plugin imports. The
+//! types are the same on both.
 
 /// Version 0.2: synchronous exports, called one at a time.
 pub(crate) mod v0_2 {
@@ -7,10 +10,13 @@ pub(crate) mod v0_2 {
         inline: "
             package managed-identity:host;
             world caller {
+                import cloud:identity/managed-identity@0.2.0;
+                import cloud:identity/token-claims@0.2.0;
                 export cloud:identity/managed-identity@0.2.0;
             }
         ",
         world: "managed-identity:host/caller",
+        imports: { default: async },
         exports: { default: async },
     });
     super::conversions!();
@@ -23,10 +29,13 @@ pub(crate) mod v0_3 {
         inline: "
             package managed-identity:host;
             world caller {
+                import cloud:identity/managed-identity@0.3.0;
+                import cloud:identity/token-claims@0.3.0;
                 export cloud:identity/managed-identity@0.3.0;
             }
         ",
         world: "managed-identity:host/caller",
+        imports: { default: async },
         exports: { default: async | store },
     });
     super::conversions!();
@@ -37,6 +46,7 @@ macro_rules! conversions {
     () => {
         use crate::token;
         use cloud::identity::types as wit;
+        use managed_identity_provider::claims::Claims;
         use managed_identity_provider::error::{Cause, Error};
         use managed_identity_provider::secret::Secret;
         use std::time::Duration;
@@ -111,6 +121,93 @@ macro_rules! conversions {
             converted.retry_after_ms = error.retry_after_ms;
             converted.correlation_id = error.correlation_id;
             converted
+        }
+
+        /// What a plugin asks for.
+        pub(crate) fn asked(request: wit::TokenRequest) -> token::TokenRequest {
+            let identity = match request.identity {
+                wit::Identity::PlatformDefault => token::Identity::PlatformDefault,
+                wit::Identity::SystemAssigned => token::Identity::SystemAssigned,
+                wit::Identity::ClientId(id) => token::Identity::ClientId(id),
+                wit::Identity::ObjectId(id) => token::Identity::ObjectId(id),
+                wit::Identity::ResourceId(id) => token::Identity::ResourceId(id),
+            };
+            let mut asked = token::TokenRequest::new(request.audience).with_identity(identity);
+            asked.claims = request.claims;
+            asked.rejected_token = request.rejected_token.map(Secret::new);
+            asked.timeout = request.timeout_ms.map(|time| Duration::from_millis(time.into()));
+            asked
+        }
+
+        pub(crate) fn wit_access_token(token: &token::AccessToken) -> wit::AccessToken {
+            wit::AccessToken {
+                token: token.token.expose().to_owned(),
+                token_type: token.token_type.clone(),
+                audience: token.audience.clone(),
+                expires_on: token.expires_on,
+                refresh_on: token.refresh_on,
+                client_id: token.client_id.clone(),
+                source: token.source.clone(),
+                stale: token.stale,
+            }
+        }
+
+        pub(crate) fn wit_description(description: token::SourceDescription) -> wit::SourceDescription {
+            wit::SourceDescription {
+                source: description.source,
+                endpoint: description.endpoint,
+                reasons: description.reasons,
+                last_failure: description.last_failure.map(wit_error),
+            }
+        }
+
+        pub(crate) fn wit_claims(claims: Claims) -> cloud::identity::token_claims::Claims {
+            cloud::identity::token_claims::Claims {
+                issuer: claims.issuer,
+                audiences: claims.audiences,
+                subject: claims.subject,
+                tenant_id: claims.tenant_id,
+                object_id: claims.object_id,
+                application_id: claims.application_id,
+                resource_id: claims.resource_id,
+                roles: claims.roles,
+                issued_at: claims.issued_at,
+                not_before: claims.not_before,
+                expires_on: claims.expires_on,
+                json: claims.json,
+            }
+        }
+
+        pub(crate) fn wit_error(error: Error) -> wit::Error {
+            let cause = match error.cause {
+                Cause::InvalidRequest => wit::Cause::InvalidRequest,
+                Cause::Unsupported => wit::Cause::Unsupported,
+                Cause::NotConfigured => wit::Cause::NotConfigured,
+                Cause::Denied => wit::Cause::Denied,
+                Cause::IdentityNotFound => wit::Cause::IdentityNotFound,
+                Cause::IdentityAmbiguous => wit::Cause::IdentityAmbiguous,
+                Cause::IdentityMismatch => wit::Cause::IdentityMismatch,
+                Cause::AudienceNotFound => wit::Cause::AudienceNotFound,
+                Cause::EndpointUnreachable => wit::Cause::EndpointUnreachable,
+                Cause::EndpointIntercepted => wit::Cause::EndpointIntercepted,
+                Cause::CredentialUnreadable => wit::Cause::CredentialUnreadable,
+                Cause::CredentialRejected => wit::Cause::CredentialRejected,
+                Cause::Throttled => wit::Cause::Throttled,
+                Cause::PlatformUpdating => wit::Cause::PlatformUpdating,
+                Cause::PlatformFailure => wit::Cause::PlatformFailure,
+                Cause::MalformedReply => wit::Cause::MalformedReply,
+                Cause::TokenRejected => wit::Cause::TokenRejected,
+                Cause::DeadlineExceeded => wit::Cause::DeadlineExceeded,
+                Cause::Internal => wit::Cause::Internal,
+            };
+            wit::Error {
+                cause,
+                message: error.message,
+                source: error.source,
+                http_status: error.http_status,
+                retry_after_ms: error.retry_after_ms,
+                correlation_id: error.correlation_id,
+            }
         }
     };
 }

@@ -9,7 +9,7 @@ mod cpu;
 mod desk;
 mod instance;
 
-pub(crate) use component::{Compiled, compile};
+pub(crate) use component::{Compiled, compilation_cache, compile};
 pub use component::{EMBEDDED_0_2, EMBEDDED_0_3, ProviderError, WasiVersion};
 pub(crate) use desk::{Ask, Call, ReplyTo};
 

@@ -60,23 +60,23 @@ pub(crate) fn compile(bytes: &[u8], cache: Option<&Path>) -> Result<Compiled, Pr
     config.allocation_strategy(wasmtime::InstanceAllocationStrategy::OnDemand);
     config.epoch_interruption(true);
     config.wasm_component_model_async(true);
-    if let Some(directory) = cache.filter(|directory| is_private(directory)) {
-        let mut settings = CacheConfig::new();
-        settings.with_directory(directory);
-        // Without a cache everything works, only slower; a read-only home is no reason to fail.
-        match Cache::new(settings) {
-            Ok(cache) => {
-                config.cache(Some(cache));
-            }
-            Err(error) => tracing::debug!(target: "managed_identity::provider", "no compilation cache: {error:#}"),
-        }
-    }
+    config.cache(compilation_cache(cache));
     let engine = Engine::new(&config).map_err(ProviderError::Engine)?;
     let component = Component::new(&engine, bytes).map_err(ProviderError::NotAComponent)?;
     let version = version(&component).ok_or(ProviderError::NotAProvider)?;
     let linker = linker(&engine).map_err(ProviderError::Engine)?;
     let instance = linker.instantiate_pre(&component).map_err(ProviderError::Imports)?;
     Ok(Compiled { instance, version })
+}
+
+/// The cache of compiled code in a folder, unless others can write to that.
+pub(crate) fn compilation_cache(folder: Option<&Path>) -> Option<Cache> {
+    let mut settings = CacheConfig::new();
+    settings.with_directory(folder.filter(|folder| is_private(folder))?);
+    // Without a cache everything works, only slower; a read-only home is no reason to fail.
+    Cache::new(settings)
+        .inspect_err(|error| tracing::debug!(target: "managed_identity::provider", "no compilation cache: {error:#}"))
+        .ok()
 }
 
 /// Whether a folder, which is made if need be, belongs to this user alone.

@@ -115,6 +115,11 @@ impl Broker {
         Ok(description)
     }
 
+    /// What the provider reaches.
+    pub(crate) fn outbound(&self) -> &Outbound {
+        &self.0.outbound
+    }
+
     fn configured(&self) -> Result<(), Error> {
         self.0.misconfigured.clone().map_or(Ok(()), Err)
     }

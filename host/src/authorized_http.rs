@@ -1,21 +1,148 @@
-//! `wasi:http` for plugins: what a plugin is granted, with the tokens that it must not see.
+//! `wasi:http` for plugins: to where they are granted to go, with the tokens that they must not see.
+//!
+//! A plugin sends ordinary requests, in `wasi:http` 0.2 or 0.3. What becomes of one is decided by its caller's grant
+//! ([`Granted::destination`]) when it is sent:
+//!
+//! | the origin is | the request is |
+//! |---|---|
+//! | one of an [`AuthorizeRule`], on `https` | sent with `Authorization`, which the host adds |
+//! | one of [`Grant::http`](crate::grants::Grant::http) | sent as it is |
+//! | any other | refused: `HTTP-request-denied` |
+//!
+//! ```no_run
+//! # fn example(gate: managed_identity_host::grants::Gate) {
+//! use managed_identity_host::authorized_http::AuthorizedHttp;
+//! use managed_identity_host::grants::Caller;
+//! use wasmtime::component::ResourceTable;
+//! use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
+//!
+//! struct PluginState {
+//!     table: ResourceTable,
+//!     http: WasiHttpCtx,
+//!     hooks: AuthorizedHttp,
+//! }
+//!
+//! impl WasiHttpView for PluginState {
+//!     fn http(&mut self) -> WasiHttpCtxView<'_> {
+//!         WasiHttpCtxView { ctx: &mut self.http, table: &mut self.table, hooks: &mut self.hooks }
+//!     }
+//! }
+//!
+//! let one = AuthorizedHttp::new(gate.caller(Caller::new("one")));
+//! let another = one.for_caller(Caller::new("another"));
+//! let state = PluginState { table: ResourceTable::new(), http: WasiHttpCtx::new(), hooks: another };
+//! # }
+//! ```
+//!
+//! # What no grant permits
+//! - Any spelling of a URL but the canonical one, as for the provider itself ([`crate::outbound`]); the methods `CONNECT` and
+//!   `TRACE`; fields that are about the connection, such as `Host` and `Proxy-Authorization`.
+//! - `Authorization` and `Cookie` of the plugin's own, where the host authorizes. Such a request is refused, and not sent
+//!   without them: the plugin would not get what it means.
+//! - The metadata service and everything else on link-local addresses, the platform's own addresses, and this machine,
+//!   whatever name leads there. A grant that says `localhost` or a loopback address, exactly, permits that: a sidecar,
+//!   or the stand-in of a test. The identity endpoint of the host's own broker stays out of reach also then.
+//!
+//! # What keeps tokens from plugins
+//! - Redirects are not followed. A plugin that follows one sends a new request, which is decided anew.
+//! - A reply that repeats the token, or a part of it, is not passed on: headers and body are searched as they come. Replies
+//!   to authorized requests come uncompressed; one that is not is refused. This is for servers that echo by accident: a
+//!   server that works together with a plugin can always tell it what it was sent, and a plugin that gets at single characters of an echo
+//!   (with `Range`, say) gets them. Grant hosts that are trusted with the token.
+//! - Cookies are not kept, and those of authorized replies are not passed on.
+//! - Errors name no secret.
+//!
+//! A server that rejects the token with a claims challenge gets the request once more, with a token that answers it. The plugin
+//! sees the reply to that, or the 401 where there is no other token.
 
-use crate::grants::Granted;
-use http::uri::Scheme;
-use http::{Request, Response};
-use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
+mod challenge;
+mod config;
+mod echo;
+mod reply;
 
-/// What the `wasi:http` of a plugin's store does.
-#[derive(Clone, Debug)]
+pub use config::AuthorizedHttpConfig;
+
+use crate::grants::{AuthorizeRule, Caller, Destination, Granted};
+use crate::outbound::{
+    Denial, DenialReason, Egress, EgressPolicy, Endpoint, Origin, OutboundError, RootCertificates, Scheme, Target,
+    is_connection_field,
+};
+use crate::token::AccessToken;
+use challenge::claims_challenge;
+use echo::Search;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header, uri};
+use managed_identity_provider::error::{Cause, Error as TokenError};
+use managed_identity_provider::secret::Secret;
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+use wasmtime_wasi_http::{Error, ForbiddenHeaderFilter, RequestOptions, WasiBody, WasiHttpHooks};
+
+/// How many bytes are copied out of a plugin for each write to a request's body.
+const WRITE_LIMIT: usize = 64 * 1024;
+
+/// The target of this module's events.
+const LOG_TARGET: &str = "managed_identity::authorized_http";
+
+/// What the `wasi:http` of a plugin's store does. Cheap to clone: clones, and those made by
+/// [`for_caller`](Self::for_caller), share their connections.
+///
+/// It needs a tokio runtime with I/O and time enabled, and keeps its connections on the runtime that made them.
+#[derive(Clone)]
 pub struct AuthorizedHttp {
     granted: Granted,
+    client: Arc<Client>,
+    /// The caller's places among its requests under way.
+    places: Arc<Semaphore>,
+}
+
+/// What all callers at one gate share.
+struct Client {
+    egress: Egress,
+    config: AuthorizedHttpConfig,
+    places: Mutex<HashMap<Caller, Weak<Semaphore>>>,
+}
+
+/// What was decided on a request.
+#[derive(Clone, Copy)]
+enum Decision<'a> {
+    Authorized,
+    Plain,
+    Denied(&'a DenialReason),
 }
 
 impl AuthorizedHttp {
     /// Sends for this caller what it is granted.
     #[must_use]
     pub fn new(granted: Granted) -> Self {
-        Self { granted }
+        Self::with_config(granted, AuthorizedHttpConfig::default())
+    }
+
+    /// The same with other limits.
+    #[must_use]
+    pub fn with_config(granted: Granted, config: AuthorizedHttpConfig) -> Self {
+        let policy = EgressPolicy::withholding(identity_endpoints(&granted));
+        Self::with_client(granted, policy, config)
+    }
+
+    /// The same, which trusts these authorities besides the system's. It has connections of its own.
+    #[must_use]
+    pub fn with_root_certificates(self, certificates: RootCertificates) -> Self {
+        let policy = self.client.egress.policy().clone().with_root_certificates(certificates);
+        Self::with_client(self.granted, policy, self.client.config.clone())
+    }
+
+    /// The same for another caller at the same gate.
+    #[must_use]
+    pub fn for_caller(&self, caller: Caller) -> Self {
+        Self {
+            places: self.client.places_of(&caller),
+            granted: self.granted.gate().caller(caller),
+            client: Arc::clone(&self.client),
+        }
     }
 
     /// Who asks.
@@ -23,22 +150,283 @@ impl AuthorizedHttp {
     pub fn granted(&self) -> &Granted {
         &self.granted
     }
+
+    fn with_client(granted: Granted, policy: EgressPolicy, config: AuthorizedHttpConfig) -> Self {
+        Self::with_egress(granted, Egress::new(policy, config.outbound()), config)
+    }
+
+    fn with_egress(granted: Granted, egress: Egress, config: AuthorizedHttpConfig) -> Self {
+        let client = Arc::new(Client {
+            egress,
+            config,
+            places: Mutex::default(),
+        });
+        Self {
+            places: client.places_of(granted.caller()),
+            granted,
+            client,
+        }
+    }
+
+    async fn send(self, request: Request<WasiBody>, options: RequestOptions) -> Result<Response<WasiBody>, Error> {
+        let (parts, body) = request.into_parts();
+        let (target, rule) = self
+            .decide(&parts.method, &parts.uri, &parts.headers)
+            .map_err(|denial| self.denied(&denial))?;
+        let decision = if rule.is_some() {
+            Decision::Authorized
+        } else {
+            Decision::Plain
+        };
+        self.record(target.method(), target.origin(), decision);
+        let egress = &self.client.egress;
+        let failed = |error| self.failed(error);
+        let wait = self.wait(options);
+        // Before the body is read, so that the caller's places limit also how much is kept of bodies. The semaphore is never
+        // closed.
+        let place = timeout(wait, Arc::clone(&self.places).acquire_owned())
+            .await
+            .map_err(|_| Error::ConnectionLimitReached)?
+            .ok();
+        let body = egress.read(&target, body, options).await.map_err(failed)?;
+        let mut fields = parts.headers;
+        let Some(rule) = rule else {
+            let reply = egress.send(&target, fields, body, options).await.map_err(failed)?;
+            return reply::pass_on(reply, None, place);
+        };
+
+        let token = self.token(&rule, None, wait).await.map_err(|error| no_token(&error))?;
+        fields.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        fields.insert(header::AUTHORIZATION, authorization(&token)?);
+        let search = search(&[&token.token])?;
+        let first = egress
+            .send(&target, fields.clone(), body.clone(), options)
+            .await
+            .map_err(failed)?;
+        let Some(next) = self.answer_challenge(&first, &rule, &token, wait).await else {
+            return reply::pass_on(first, Some(search), place);
+        };
+        drop(first);
+        fields.insert(header::AUTHORIZATION, authorization(&next)?);
+        let search = self::search(&[&token.token, &next.token])?;
+        let second = egress.send(&target, fields, body, options).await.map_err(failed)?;
+        reply::pass_on(second, Some(search), place)
+    }
+
+    /// Where a request goes, and by which rule it is authorized, if it is.
+    fn decide(
+        &self,
+        method: &Method,
+        uri: &http::Uri,
+        fields: &HeaderMap,
+    ) -> Result<(Target, Option<AuthorizeRule>), Denial> {
+        let denied = |reason| Denial::new(method, uri, reason);
+        let target = self.client.egress.policy().check(method, uri, fields)?;
+        let origin = target.origin();
+        if origin.address().is_some() && !self.names(origin) {
+            return Err(denied(DenialReason::NotGranted));
+        }
+        match self.granted.destination(origin) {
+            Destination::Denied => Err(denied(DenialReason::NotGranted)),
+            Destination::Plain => Ok((target, None)),
+            Destination::Authorized(_) if origin.scheme() != Scheme::Https => Err(denied(DenialReason::NotGranted)),
+            Destination::Authorized(rule) => {
+                match [header::AUTHORIZATION, header::COOKIE]
+                    .into_iter()
+                    .find(|name| fields.contains_key(name))
+                {
+                    Some(name) => Err(denied(DenialReason::HeaderField(name))),
+                    None => Ok((target, Some(rule))),
+                }
+            }
+        }
+    }
+
+    /// Whether the grant has this very origin. For an address it has to: a wildcard stands for names.
+    fn names(&self, origin: &Origin) -> bool {
+        self.granted.grant().is_some_and(|grant| {
+            let authorized = grant.authorize_only.iter().flat_map(|rule| &rule.hosts);
+            let mut hosts = authorized.chain(&grant.http);
+            hosts.any(|host| !host.is_wildcard() && host.has(origin))
+        })
+    }
+
+    /// The token to send the request with once more, if the reply asks for another one and there is one.
+    async fn answer_challenge<B>(
+        &self,
+        reply: &Response<B>,
+        rule: &AuthorizeRule,
+        rejected: &AccessToken,
+        wait: Duration,
+    ) -> Option<Arc<AccessToken>> {
+        if reply.status() != StatusCode::UNAUTHORIZED {
+            return None;
+        }
+        let claims = claims_challenge(reply.headers())?;
+        match self.token(rule, Some((&claims, rejected.token.clone())), wait).await {
+            Ok(next) if !next.token.matches(rejected.token.expose()) => Some(next),
+            Ok(_) => None,
+            Err(error) => {
+                tracing::debug!(target: LOG_TARGET, %error, "no token answers the claims challenge");
+                None
+            }
+        }
+    }
+
+    async fn token(
+        &self,
+        rule: &AuthorizeRule,
+        challenge: Option<(&str, Secret)>,
+        wait: Duration,
+    ) -> Result<Arc<AccessToken>, TokenError> {
+        timeout(wait, self.granted.authorization(rule, challenge))
+            .await
+            .unwrap_or_else(|_| {
+                let message = "The token did not come in the time that the request has.";
+                Err(TokenError::new(Cause::DeadlineExceeded, message))
+            })
+    }
+
+    /// How long each step before the request is sent may take.
+    fn wait(&self, options: RequestOptions) -> Duration {
+        let limit = self.client.config.first_byte_timeout;
+        options.first_byte_timeout.unwrap_or(limit).min(limit)
+    }
+
+    fn denied(&self, denial: &Denial) -> Error {
+        self.record(&denial.method, &denial.url, Decision::Denied(&denial.reason));
+        match denial.reason {
+            DenialReason::OutOfReach { .. } => Error::DestinationIpProhibited,
+            _ => Error::HttpRequestDenied,
+        }
+    }
+
+    fn failed(&self, error: OutboundError) -> Error {
+        if let OutboundError::Denied(denial) = &error {
+            return self.denied(denial);
+        }
+        tracing::debug!(target: LOG_TARGET, caller = %self.granted.caller(), %error, "request failed");
+        error.into()
+    }
+
+    /// Where the decision on a request becomes an event. `to` is its origin, or its URL without user and query where that was
+    /// refused.
+    fn record(&self, method: &Method, to: &dyn fmt::Display, decision: Decision<'_>) {
+        let caller = self.granted.caller();
+        match decision {
+            Decision::Authorized => tracing::debug!(target: LOG_TARGET, %caller, %method, %to, "request authorized"),
+            Decision::Plain => tracing::debug!(target: LOG_TARGET, %caller, %method, %to, "request permitted"),
+            Decision::Denied(reason) => {
+                tracing::warn!(target: LOG_TARGET, %caller, %method, %to, %reason, "request denied");
+            }
+        }
+    }
+}
+
+impl Client {
+    fn places_of(&self, caller: &Caller) -> Arc<Semaphore> {
+        let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        places.retain(|_, places| places.strong_count() > 0);
+        if let Some(known) = places.get(caller).and_then(Weak::upgrade) {
+            return known;
+        }
+        let new = Arc::new(Semaphore::new(
+            self.config.requests_at_once.clamp(1, Semaphore::MAX_PERMITS),
+        ));
+        places.insert(caller.clone(), Arc::downgrade(&new));
+        new
+    }
+}
+
+/// Where the broker gets its tokens.
+fn identity_endpoints(granted: &Granted) -> Vec<Origin> {
+    let policy = granted.gate().broker().outbound().policy();
+    policy.endpoints().iter().map(Endpoint::origin).cloned().collect()
+}
+
+fn authorization(token: &AccessToken) -> Result<HeaderValue, Error> {
+    let text = Secret::new(format!("{} {}", token.token_type, token.token.expose()));
+    let mut value = HeaderValue::from_str(text.expose()).map_err(|_| {
+        Error::InternalError(Some(
+            "the token has a character that no header field may have".to_owned(),
+        ))
+    })?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+fn search(tokens: &[&Secret]) -> Result<Arc<Search>, Error> {
+    Search::new(tokens).map_err(|error| Error::InternalError(Some(error.to_string())))
+}
+
+/// What a plugin is told when there is no token to send its request with: the cause, which is one of a closed list.
+fn no_token(error: &TokenError) -> Error {
+    tracing::debug!(target: LOG_TARGET, %error, "no token for a request");
+    match error.cause {
+        Cause::Denied => Error::HttpRequestDenied,
+        Cause::NotConfigured => Error::ConfigurationError,
+        cause => Error::InternalError(Some(format!(
+            "the host has no token for this request: {}",
+            cause.name()
+        ))),
+    }
 }
 
 impl WasiHttpHooks for AuthorizedHttp {
-    fn default_scheme(&mut self) -> Option<Scheme> {
+    /// Those that no request of a plugin has. `Authorization` is not among them: whether it is the plugin's to set depends on
+    /// where the request goes.
+    fn forbidden_header_filter(&mut self) -> ForbiddenHeaderFilter {
+        Arc::new(is_connection_field)
+    }
+
+    /// All of them, so that the wrong ones are refused as anything else is.
+    fn is_supported_scheme(&mut self, _: &uri::Scheme) -> bool {
+        true
+    }
+
+    /// No: it is made from the target that was checked.
+    fn set_host_header(&mut self) -> bool {
+        false
+    }
+
+    /// None: a plugin that leaves the scheme out has not said what it wants.
+    fn default_scheme(&mut self) -> Option<uri::Scheme> {
         None
     }
 
     fn send_request(
         &mut self,
-        _: Request<WasiBody>,
-        _: Option<RequestOptions>,
+        request: Request<WasiBody>,
+        options: Option<RequestOptions>,
+        // How the plugin fared with the body of the reply. A body that is given up is dropped, which closes its connection.
         _: Box<dyn Future<Output = Result<(), Error>> + Send>,
     ) -> Box<
         dyn Future<Output = Result<(Response<WasiBody>, Box<dyn Future<Output = Result<(), Error>> + Send>), Error>>
             + Send,
     > {
-        Box::new(std::future::ready(Err(Error::HttpRequestDenied)))
+        let reply = self.clone().send(request, options.unwrap_or_default());
+        Box::new(async move {
+            // The request was sent whole before the reply began, and the pool drives the connection: nothing is left to do.
+            let rest: Box<dyn Future<Output = Result<(), Error>> + Send> = Box::new(std::future::ready(Ok(())));
+            Ok((reply.await?, rest))
+        })
+    }
+
+    fn p2_outgoing_body_chunk_size(&mut self) -> usize {
+        WRITE_LIMIT
+    }
+
+    fn p3_outgoing_body_chunk_size(&mut self) -> usize {
+        WRITE_LIMIT
+    }
+}
+
+impl fmt::Debug for AuthorizedHttp {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("AuthorizedHttp")
+            .field("granted", &self.granted)
+            .field("config", &self.client.config)
+            .finish_non_exhaustive()
     }
 }

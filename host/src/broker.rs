@@ -166,6 +166,11 @@ impl Broker {
         Watch::new(self.clone(), request)
     }
 
+    /// What the provider reaches.
+    pub(crate) fn outbound(&self) -> &Outbound {
+        &self.0.outbound
+    }
+
     /// This broker for code that is not async.
     #[must_use]
     pub fn blocking(&self) -> BlockingBroker {

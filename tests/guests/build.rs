@@ -23,6 +23,8 @@ fn build() -> Result<()> {
             .build(Path::new(&out_dir))?;
         println!("cargo::rustc-env={variable}={}", component.display());
     }
+    let authorized = Guest::new("authorized", "managed-identity-authorized-guest").build(Path::new(&out_dir))?;
+    println!("cargo::rustc-env=AUTHORIZED={}", authorized.display());
     let example = Guest::new("../../examples/guests/rust", "example-guest-rust").build(Path::new(&out_dir))?;
     println!("cargo::rustc-env=EXAMPLE_RUST={}", example.display());
     Ok(())

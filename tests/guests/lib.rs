@@ -1,5 +1,8 @@
 //! Components that tests run: some in the place of the provider, some as its client.
 
+/// The plugin that sends requests, and shows all of its memory.
+pub const AUTHORIZED: &[u8] = include_bytes!(env!("AUTHORIZED"));
+
 /// `examples/guests/rust`.
 pub const EXAMPLE_RUST: &[u8] = include_bytes!(env!("EXAMPLE_RUST"));
 

@@ -10,12 +10,11 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
 use crate::arc_keys::write_private;
+use crate::jwt::{Audience, Shown};
 use crate::keys::SigningKey;
 use crate::settings::Settings;
 
@@ -57,13 +56,6 @@ struct Presented {
     nbf: i64,
     iss: String,
     sub: String,
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Audience {
-    One(String),
-    Several(Vec<String>),
 }
 
 /// Why an assertion is not taken.
@@ -131,15 +123,13 @@ impl Federation {
 
     /// Looks at an assertion as Entra does.
     pub(crate) fn check(&self, assertion: &str, key: &SigningKey, now: i64) -> Result<(), Flaw> {
-        let (signed, signature) = assertion.rsplit_once('.').ok_or(Flaw::Malformed)?;
-        let (_, claims) = signed.split_once('.').ok_or(Flaw::Malformed)?;
-        let claims = URL_SAFE_NO_PAD.decode(claims).map_err(|_| Flaw::Malformed)?;
-        let claims: Presented = serde_json::from_slice(&claims).map_err(|_| Flaw::Malformed)?;
-        let signature = URL_SAFE_NO_PAD.decode(signature).map_err(|_| Flaw::Malformed)?;
+        let shown: Shown<'_, Presented> = Shown::read(assertion).ok_or(Flaw::Malformed)?;
+        let is_signed = shown.is_signed_by(key);
+        let claims = shown.claims;
         if claims.iss != self.issuer {
             return Err(Flaw::Issuer(claims.iss));
         }
-        if !key.has_signed(signed.as_bytes(), &signature) {
+        if !is_signed {
             return Err(Flaw::Signature);
         }
         if claims.sub != SUBJECT {
@@ -156,14 +146,5 @@ impl Federation {
             });
         }
         Ok(())
-    }
-}
-
-impl Audience {
-    fn is(&self, wanted: &str) -> bool {
-        match self {
-            Self::One(audience) => audience == wanted,
-            Self::Several(audiences) => audiences.iter().any(|audience| audience == wanted),
-        }
     }
 }

@@ -15,6 +15,7 @@ use tokio::task::JoinHandle;
 use crate::config::EmulatorConfig;
 use crate::fault::Fault;
 use crate::identities::Identities;
+use crate::key_vault::KeyVault;
 use crate::protocol::{Addresses, ENDPOINTS, Source, Variables};
 use crate::record::{RecordedRequest, Stats};
 use crate::secure::Secure;
@@ -218,6 +219,25 @@ impl Emulator {
     /// [`clear_requests`](Self::clear_requests), so that a test can act while they are in progress.
     pub async fn wait_for_requests(&self, count: u64) {
         self.world.recorder.wait_for(count).await;
+    }
+
+    /// Starts a stand-in for a vault of Azure Key Vault that takes the tokens of this emulator and has these secrets, on a
+    /// port of its own of the same address.
+    ///
+    /// # Errors
+    /// What the operating system says about the address.
+    pub fn start_key_vault<N: Into<String>, V: Into<String>>(
+        &self,
+        secrets: impl IntoIterator<Item = (N, V)>,
+    ) -> io::Result<KeyVault> {
+        let (listener, listening) = listen(SocketAddr::new(self.listening.ip(), 0))?;
+        let secrets = secrets.into_iter().map(|(name, value)| (name.into(), value.into()));
+        KeyVault::start(
+            listener,
+            Secure::new(listening)?,
+            Arc::clone(&self.world),
+            secrets.collect(),
+        )
     }
 
     /// Stops listening, drops all connections, finished or not, and removes the files that were written.

@@ -63,6 +63,9 @@
 //! that trusts Entra takes them. Every request gets a new token; on Azure, the endpoint hands out one token for most of
 //! its lifetime, and here too with [`Settings::repeat_tokens`].
 //!
+//! A vault that takes the tokens, on a port of its own, is there when it is [started](Emulator::start_key_vault): see
+//! [`key_vault`].
+//!
 //! # What it refuses
 //!
 //! Anybody who can reach the emulator gets tokens, so only the machine itself can: it listens on loopback only and
@@ -84,6 +87,8 @@ mod entra;
 mod expiry;
 pub mod fault;
 mod identities;
+mod jwt;
+pub mod key_vault;
 mod keys;
 mod loopback;
 mod oidc;
@@ -106,6 +111,7 @@ pub use config::EmulatorConfig;
 pub use emulator::Emulator;
 pub use fault::Fault;
 pub use identities::{Identities, Identity};
+pub use key_vault::KeyVault;
 pub use keys::SigningKey;
 pub use protocol::Source;
 pub use record::{RecordedRequest, Stats};

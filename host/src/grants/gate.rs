@@ -70,6 +70,11 @@ impl Granted {
         &self.caller
     }
 
+    /// Where it asks.
+    pub(crate) fn gate(&self) -> &Gate {
+        &self.gate
+    }
+
     /// What is granted now.
     #[must_use]
     pub fn grant(&self) -> Option<Arc<Grant>> {

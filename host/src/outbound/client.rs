@@ -1,33 +1,23 @@
-//! Sends permitted requests, and limits what comes back.
+//! Sends requests to the identity endpoint, if they are permitted.
 
-use super::address::Reach;
-use super::body::{BodyLimits, LimitedBody};
-use super::connector::{ConnectFault, Connector, Resolve, SystemResolver};
+use super::body::LimitedBody;
+use super::connector::{Resolve, SystemResolver};
 use super::denial::{Denial, DenialReason};
-use super::error::{BoxError, OutboundError, cause};
+use super::error::{BoxError, OutboundError};
+use super::exchange::{Exchanger, read_request_body};
 use super::pace::Pace;
-use super::policy::{EndpointPolicy, Target};
+use super::policy::{Destinations, EndpointPolicy};
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, Method, Request, Response, StatusCode, Version, header};
+use http::{HeaderName, Request, Response, header};
 use http_body::Body;
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
-use hyper::body::Incoming;
-use hyper_util::client::legacy::connect::capture_connection;
-use hyper_util::client::legacy::{self, Client};
-use hyper_util::rt::{TokioExecutor, TokioTimer};
 use std::fmt;
-use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 use wasmtime_wasi_http::{DEFAULT_FORBIDDEN_HEADERS, RequestOptions};
 
 /// The target of this module's events.
 pub(super) const LOG_TARGET: &str = "managed_identity::outbound";
-
-/// The smallest buffer that hyper accepts for the head of a reply, in bytes.
-const SMALLEST_HEAD_LIMIT: usize = 8 * 1024;
 
 /// Limits on time and size, for each request.
 ///
@@ -83,12 +73,6 @@ impl Default for OutboundConfig {
     }
 }
 
-/// How many bytes a reply may have on the wire: twice its own, which leaves room for chunks of any sensible size.
-fn wire_limit(config: &OutboundConfig) -> usize {
-    let body = usize::try_from(config.response_body_limit).unwrap_or(usize::MAX);
-    config.response_head_limit.saturating_add(body).saturating_mul(2)
-}
-
 /// An HTTP client that reaches the endpoints of its policy, and no others. Clones share their connections.
 #[derive(Clone)]
 pub struct Outbound {
@@ -97,11 +81,9 @@ pub struct Outbound {
 
 struct Shared {
     policy: Arc<EndpointPolicy>,
-    config: OutboundConfig,
-    client: Client<Connector, Full<Bytes>>,
+    exchanger: Exchanger,
     last_denial: Mutex<Option<Denial>>,
     last_tls_failure: Mutex<Option<String>>,
-    places: Arc<Semaphore>,
 }
 
 impl Outbound {
@@ -111,36 +93,15 @@ impl Outbound {
         Self::with_resolver(policy, config, Arc::new(SystemResolver))
     }
 
-    pub(super) fn with_resolver(
-        policy: EndpointPolicy,
-        mut config: OutboundConfig,
-        resolver: Arc<dyn Resolve>,
-    ) -> Self {
+    pub(super) fn with_resolver(policy: EndpointPolicy, config: OutboundConfig, resolver: Arc<dyn Resolve>) -> Self {
         let policy = Arc::new(policy);
-        config.response_head_limit = config.response_head_limit.max(SMALLEST_HEAD_LIMIT);
-        let places = Arc::new(Semaphore::new(
-            config.concurrent_requests.clamp(1, Semaphore::MAX_PERMITS),
-        ));
-        let limit = wire_limit(&config);
-        let timeouts = (config.connect_timeout, config.public_connect_timeout);
-        let connector = Connector::new(Arc::clone(&policy), resolver, timeouts, limit);
-        let client = Client::builder(TokioExecutor::new())
-            .timer(TokioTimer::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(config.idle_timeout)
-            .pool_max_idle_per_host(config.idle_connections)
-            .http1_max_buf_size(config.response_head_limit)
-            .http1_max_headers(config.response_field_limit)
-            .set_host(false)
-            .build(connector);
+        let destinations: Arc<dyn Destinations> = policy.clone();
         Self {
             shared: Arc::new(Shared {
                 policy,
-                config,
-                client,
+                exchanger: Exchanger::new(destinations, config, resolver),
                 last_denial: Mutex::new(None),
                 last_tls_failure: Mutex::new(None),
-                places,
             }),
         }
     }
@@ -223,123 +184,26 @@ impl Outbound {
         B: Body<Data = Bytes> + Send,
         B::Error: Into<BoxError>,
     {
-        let config = &self.shared.config;
-        let mut deadline = Box::pin(sleep(config.exchange_timeout));
+        let exchanger = &self.shared.exchanger;
+        let config = exchanger.config();
+        let deadline = Box::pin(sleep(config.exchange_timeout));
         let (parts, body) = request.into_parts();
         if let Some(name) = parts.headers.keys().find(|name| is_host_field(name)) {
             return Err(Denial::new(&parts.method, &parts.uri, DenialReason::HeaderField(name.clone())).into());
         }
         let target = self.shared.policy.check(&parts.method, &parts.uri)?;
-        let is_public = self.shared.policy.reach(target.origin()) == Some(Reach::Any);
-        let times = Times::new(config, options, is_public);
+        let times = exchanger.times(&target, options);
         let body = timeout(
             times.first_byte,
             read_request_body(target.method(), body, config.request_body_limit),
         )
         .await
         .map_err(|elapsed| OutboundError::RequestBody(elapsed.into()))??;
-        let places = Arc::clone(&self.shared.places);
-        let origin = target.origin();
-        let limits = self.shared.policy.limits(origin);
-        let pace = limits.map(|limits| Pace::shared(origin, limits));
-        let exchange = async {
-            // The semaphore is never closed, so that there is always a place in the end.
-            let place = places.acquire_owned().await.ok();
-            let turn = match &pace {
-                Some(pace) => pace.turn().await,
-                None => None,
-            };
-            let response = self.exchange(&target, parts.headers, body, &times).await?;
-            Ok::<_, OutboundError>((response.into_parts(), [place, turn]))
-        };
-        let ((mut head, incoming), place) = tokio::select! {
-            biased;
-            exchanged = exchange => exchanged?,
-            () = &mut deadline => {
-                let origin = target.origin().clone();
-                return Err(OutboundError::TooSlow { origin, after: config.exchange_timeout });
-            }
-        };
-        if head.status == StatusCode::SWITCHING_PROTOCOLS {
-            let reason = "it switches protocols without being asked to".to_owned();
-            return Err(OutboundError::NotHttp {
-                origin: target.origin().clone(),
-                reason,
-            });
-        }
-        // What the client noted about the connection is not part of the reply.
-        head.extensions.clear();
-        let limits = BodyLimits {
-            origin: target.origin().clone(),
-            bytes: config.response_body_limit,
-            between_bytes: times.between_bytes,
-            exchange: config.exchange_timeout,
-            head_bytes: config.response_head_limit,
-            head_fields: config.response_field_limit,
-        };
-        Ok(Response::from_parts(
-            head,
-            LimitedBody::new(incoming, limits, deadline, place)?,
-        ))
-    }
-
-    /// Sends a request that consists of the checked target, the component's other fields, and a whole body.
-    async fn exchange(
-        &self,
-        target: &Target,
-        mut fields: HeaderMap,
-        body: Bytes,
-        times: &Times,
-    ) -> Result<Response<Incoming>, OutboundError> {
-        // What the body's length is, hyper knows.
-        fields.remove(header::CONTENT_LENGTH);
-        fields.insert(header::HOST, target.host().clone());
-        let mut request = Request::new(Full::new(body));
-        *request.method_mut() = target.method().clone();
-        *request.uri_mut() = target.uri().clone();
-        *request.version_mut() = Version::HTTP_11;
-        *request.headers_mut() = fields;
-
-        let mut connection = capture_connection(&mut request);
-        let mut response = pin!(self.shared.client.request(request));
-        let origin = || target.origin().clone();
-        tokio::select! {
-            biased;
-            response = &mut response => return response.map_err(|error| self.explain(target, &error)),
-            _ = connection.wait_for_connection_metadata() => {}
-            () = sleep(times.connect) => {
-                return Err(OutboundError::ConnectTimeout { origin: origin(), after: times.connect });
-            }
-        }
-        match timeout(times.first_byte, response).await {
-            Ok(response) => response.map_err(|error| self.explain(target, &error)),
-            Err(_) => Err(OutboundError::NoReply {
-                origin: origin(),
-                after: times.first_byte,
-            }),
-        }
-    }
-
-    fn explain(&self, target: &Target, error: &legacy::Error) -> OutboundError {
-        let denied = |reason| Denial::new(target.method(), target.uri(), reason).into();
-        match cause::<ConnectFault>(error) {
-            None => {
-                let config = &self.shared.config;
-                OutboundError::in_reply(
-                    target.origin(),
-                    error,
-                    config.response_head_limit,
-                    config.response_field_limit,
-                )
-            }
-            Some(ConnectFault::Addresses(addresses)) => denied(DenialReason::Address {
-                origin: target.origin().clone(),
-                addresses: addresses.clone(),
-            }),
-            Some(fault) => {
-                OutboundError::in_connecting(target.origin(), fault).unwrap_or_else(|| denied(DenialReason::Origin))
-            }
-        }
+        let limits = self.shared.policy.limits(target.origin());
+        let pace = limits.map(|limits| Pace::shared(target.origin(), limits));
+        exchanger
+            .send(&target, parts.headers, body, &times, deadline, pace)
+            .await
     }
 }
 
@@ -348,80 +212,41 @@ impl fmt::Debug for Outbound {
         formatter
             .debug_struct("Outbound")
             .field("policy", &self.shared.policy)
-            .field("config", &self.shared.config)
+            .field("config", self.shared.exchanger.config())
             .finish_non_exhaustive()
     }
 }
 
-/// Whether a request's field is the host's to set, or to leave out.
+/// Whether a request's field is the host's to set, or to leave out, when a component talks to the identity endpoint.
+///
+/// Besides those of the [connection](is_connection_field):
+/// - `X-HTTP-Method-Override`, `X-Original-URL`, `X-Rewrite-URL` and their kind ask for another method or path than the one
+///   that was checked;
+/// - `Cookie`: no state is kept between requests.
+pub(super) fn is_host_field(name: &HeaderName) -> bool {
+    const PREFIXES: [&str; 3] = ["x-http-method", "x-original-", "x-rewrite-"];
+    is_connection_field(name)
+        || *name == header::COOKIE
+        || PREFIXES.iter().any(|prefix| name.as_str().starts_with(prefix))
+}
+
+/// Whether a request's field is about the connection or those on the way, of which this client is the only one.
 ///
 /// Besides those that `wasi:http` keeps from components by default:
 /// - the metadata service refuses a request with `X-Forwarded-For`, which is how it tells that a proxy was tricked into
 ///   asking ("Azure Instance Metadata Service", Azure documentation). The other fields of its kind do the same
 ///   elsewhere, and have no place in a request that nobody forwards;
-/// - `Expect`, `TE` and `Trailer` change how the exchange goes on, which is between this client and the endpoint;
-/// - `X-HTTP-Method-Override`, `X-Original-URL`, `X-Rewrite-URL` and their kind ask for another method or path than the one
-///   that was checked;
-/// - `Cookie`: no state is kept between requests.
-pub(super) fn is_host_field(name: &HeaderName) -> bool {
-    const NAMES: [HeaderName; 6] = [
+/// - `Expect`, `TE` and `Trailer` change how the exchange goes on, which is between this client and the server.
+pub(crate) fn is_connection_field(name: &HeaderName) -> bool {
+    const NAMES: [HeaderName; 5] = [
         header::FORWARDED,
         header::VIA,
         header::EXPECT,
         header::TE,
         header::TRAILER,
-        header::COOKIE,
     ];
-    const PREFIXES: [&str; 5] = ["proxy-", "x-forwarded-", "x-http-method", "x-original-", "x-rewrite-"];
+    const PREFIXES: [&str; 2] = ["proxy-", "x-forwarded-"];
     DEFAULT_FORBIDDEN_HEADERS.contains(name)
         || NAMES.contains(name)
         || PREFIXES.iter().any(|prefix| name.as_str().starts_with(prefix))
-}
-
-/// The times of one request: the smaller of what the host permits and what the component asks for.
-struct Times {
-    connect: Duration,
-    first_byte: Duration,
-    between_bytes: Duration,
-}
-
-impl Times {
-    fn new(config: &OutboundConfig, options: RequestOptions, is_public: bool) -> Self {
-        let smaller = |limit: Duration, wish: Option<Duration>| wish.unwrap_or(limit).min(limit);
-        Self {
-            connect: smaller(
-                match is_public {
-                    true => config.public_connect_timeout,
-                    false => config.connect_timeout,
-                },
-                options.connect_timeout,
-            ),
-            first_byte: smaller(config.first_byte_timeout, options.first_byte_timeout),
-            between_bytes: smaller(config.between_bytes_timeout, options.between_bytes_timeout),
-        }
-    }
-}
-
-/// Reads the whole body of a request, so that it is sent with its length: not every identity endpoint takes chunks.
-async fn read_request_body<B>(method: &Method, body: B, limit: usize) -> Result<Bytes, OutboundError>
-where
-    B: Body<Data = Bytes> + Send,
-    B::Error: Into<BoxError>,
-{
-    let has_body = !matches!(*method, Method::GET | Method::HEAD);
-    let limit = if has_body { limit } else { 0 };
-    let too_large = OutboundError::RequestTooLarge {
-        limit: u64::try_from(limit).unwrap_or(u64::MAX),
-    };
-    if body.size_hint().lower() > u64::try_from(limit).unwrap_or(u64::MAX) {
-        return Err(too_large);
-    }
-    if !has_body {
-        return Ok(Bytes::new());
-    }
-    match Limited::new(body, limit).collect().await {
-        Ok(collected) => Ok(collected.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => Err(too_large),
-        Err(error) => Err(OutboundError::RequestBody(error)),
-    }
 }

@@ -8,7 +8,7 @@
 use super::address::Reach;
 use super::metered::Metered;
 use super::origin::{Origin, Scheme};
-use super::policy::EndpointPolicy;
+use super::policy::Destinations;
 use super::stream::Stream;
 use super::tls::{Handshake, Tls, TlsFault};
 use futures_util::future::BoxFuture;
@@ -45,7 +45,7 @@ impl Resolve for SystemResolver {
 /// What makes the pool's connections.
 #[derive(Clone)]
 pub(super) struct Connector {
-    policy: Arc<EndpointPolicy>,
+    policy: Arc<dyn Destinations>,
     resolver: Arc<dyn Resolve>,
     tls: Arc<Tls>,
     /// Of local endpoints, and of those that may be public.
@@ -79,7 +79,7 @@ pub(super) enum ConnectFault {
 impl Connector {
     /// Connections over which no reply is longer than `reply_limit` bytes, all that HTTP puts around it included.
     pub(super) fn new(
-        policy: Arc<EndpointPolicy>,
+        policy: Arc<dyn Destinations>,
         resolver: Arc<dyn Resolve>,
         timeouts: (Duration, Duration),
         reply_limit: usize,
@@ -104,7 +104,7 @@ impl Connector {
         // An unrepresentable deadline is none.
         let deadline = Instant::now().checked_add(timeout);
         let attempt = async {
-            let addresses = permitted(reach, self.addresses(&origin).await?)?;
+            let addresses = permitted(&*self.policy, &origin, self.addresses(&origin).await?)?;
             let handshake = self.handshake(&origin).await?;
             let stream = dial(&addresses, deadline, connect_to).await?;
             Ok(match handshake {
@@ -174,10 +174,14 @@ impl Service<Uri> for Connector {
 }
 
 /// Those of `found` that may be dialled, in the form in which they were checked.
-fn permitted(reach: Reach, found: Vec<SocketAddr>) -> Result<Vec<SocketAddr>, ConnectFault> {
+fn permitted(
+    policy: &dyn Destinations,
+    origin: &Origin,
+    found: Vec<SocketAddr>,
+) -> Result<Vec<SocketAddr>, ConnectFault> {
     let permitted: Vec<_> = found
         .iter()
-        .filter(|address| reach.permits(address.ip()))
+        .filter(|address| policy.permits(origin, **address))
         .map(unmapped)
         .take(ADDRESS_LIMIT)
         .collect();
@@ -241,7 +245,7 @@ pub(super) mod tests {
     )]
 
     use super::*;
-    use crate::outbound::Endpoint;
+    use crate::outbound::{Endpoint, EndpointPolicy};
     use std::sync::Mutex;
     use std::sync::atomic::{AtomicUsize, Ordering};
     use tokio::net::TcpListener;
@@ -352,9 +356,12 @@ pub(super) mod tests {
             let connector = connector(Endpoint::from_environment(&url).unwrap(), Scripted::new(addresses));
             assert_eq!(connect(&connector, &url).await, Ok(address), "{addresses:?}");
         }
+        let local = EndpointPolicy::from_iter([Endpoint::from_environment("http://mixed.example").unwrap()]);
+        let origin = local.endpoints()[0].origin();
         assert_eq!(
             permitted(
-                Reach::Local,
+                &local,
+                origin,
                 vec!["8.8.8.8:1".parse().unwrap(), "[::ffff:10.0.0.1]:1".parse().unwrap()]
             ),
             Ok(vec!["10.0.0.1:1".parse().unwrap()])

@@ -18,7 +18,7 @@ pub struct Denial {
 }
 
 impl Denial {
-    pub(super) fn new(method: &Method, uri: &Uri, reason: DenialReason) -> Self {
+    pub(crate) fn new(method: &Method, uri: &Uri, reason: DenialReason) -> Self {
         Self {
             method: method.clone(),
             url: printable(uri),
@@ -57,6 +57,18 @@ pub enum DenialReason {
         /// All its addresses; none of them is permitted.
         addresses: Vec<IpAddr>,
     },
+    /// The caller's grant does not have this origin.
+    #[error("is for an origin that its caller is not granted")]
+    NotGranted,
+    /// The origin is one that no plugin may reach, whatever it is granted: this machine (unless that is what the origin
+    /// says), the link, the platform, the identity endpoint.
+    #[error("would go to {}, which is out of reach for plugins", list(addresses, origin))]
+    OutOfReach {
+        /// The origin that leads there.
+        origin: Origin,
+        /// All its addresses; none of them may be reached. Empty where the origin itself may not.
+        addresses: Vec<IpAddr>,
+    },
     /// A field that is not the component's to set.
     #[error("has the header field {0}, which only the host may set")]
     HeaderField(HeaderName),
@@ -65,13 +77,17 @@ pub enum DenialReason {
 /// How much of an address list a message has.
 const ADDRESSES_PRINTED: usize = 4;
 
+/// The addresses, or where there are none the origin.
+fn list(addresses: &[IpAddr], origin: &Origin) -> String {
+    if addresses.is_empty() {
+        return origin.to_string();
+    }
+    let printed = addresses.iter().take(ADDRESSES_PRINTED).map(ToString::to_string);
+    printed.collect::<Vec<_>>().join(", ")
+}
+
 fn address_text(origin: &Origin, addresses: &[IpAddr]) -> String {
-    let list = addresses
-        .iter()
-        .take(ADDRESSES_PRINTED)
-        .map(ToString::to_string)
-        .collect::<Vec<_>>()
-        .join(", ");
+    let list = list(addresses, origin);
     if addresses
         .iter()
         .any(|address| AddressClass::of(*address) == AddressClass::Public)

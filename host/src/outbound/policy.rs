@@ -8,6 +8,7 @@ use super::pace::RequestLimits;
 use super::trust::{RootCertificates, Trust};
 use http::{HeaderValue, Method, Uri};
 use std::fmt;
+use std::net::{IpAddr, SocketAddr};
 
 /// The endpoints that may be reached. The default is none.
 #[derive(Clone, Debug, Default)]
@@ -37,10 +38,6 @@ impl EndpointPolicy {
     pub fn with_root_certificates(mut self, certificates: RootCertificates) -> Self {
         self.root_certificates = certificates;
         self
-    }
-
-    pub(super) fn root_certificates(&self) -> &RootCertificates {
-        &self.root_certificates
     }
 
     /// The endpoints that may be reached.
@@ -99,6 +96,87 @@ impl EndpointPolicy {
     }
 
     fn decide(&self, method: &Method, uri: &Uri) -> Result<Target, DenialReason> {
+        let target = Target::parse(method, uri, check_path)?;
+        let (origin, path) = (target.origin(), target.uri().path());
+        let reach = self.reach(origin).ok_or(DenialReason::Origin)?;
+        let mut endpoints = self
+            .endpoints
+            .iter()
+            .filter(|endpoint| endpoint.origin() == origin && endpoint.path().has(path))
+            .peekable();
+        if endpoints.peek().is_none() {
+            return Err(DenialReason::Path);
+        }
+        if !endpoints.any(|endpoint| endpoint.methods().contains(method)) {
+            return Err(DenialReason::Method);
+        }
+        match origin.address().filter(|address| !reach.permits(*address)) {
+            Some(address) => Err(self.prohibited(origin, vec![address])),
+            None => Ok(target),
+        }
+    }
+}
+
+impl Destinations for EndpointPolicy {
+    fn reach(&self, origin: &Origin) -> Option<Reach> {
+        self.reach(origin)
+    }
+
+    fn permits(&self, origin: &Origin, address: SocketAddr) -> bool {
+        self.reach(origin).is_some_and(|reach| reach.permits(address.ip()))
+    }
+
+    fn prohibited(&self, origin: &Origin, addresses: Vec<IpAddr>) -> DenialReason {
+        DenialReason::Address {
+            origin: origin.clone(),
+            addresses,
+        }
+    }
+
+    fn trust(&self, origin: &Origin) -> Option<&Trust> {
+        self.trust(origin)
+    }
+
+    fn root_certificates(&self) -> &RootCertificates {
+        &self.root_certificates
+    }
+}
+
+/// What a client asks, each time that it makes a connection, of the policy that a request has passed already.
+pub(super) trait Destinations: Send + Sync + 'static {
+    /// How far away `origin` may be, which is also how long a connection may take; `None` if it may not be reached.
+    fn reach(&self, origin: &Origin) -> Option<Reach>;
+
+    /// Whether this address, one that `origin` has, may be connected to.
+    fn permits(&self, origin: &Origin, address: SocketAddr) -> bool;
+
+    /// What is told when none of an origin's addresses may be connected to.
+    fn prohibited(&self, origin: &Origin, addresses: Vec<IpAddr>) -> DenialReason;
+
+    /// What the server of `origin` is known by, on `https`.
+    fn trust(&self, origin: &Origin) -> Option<&Trust>;
+
+    /// What is trusted besides the authorities of the system.
+    fn root_certificates(&self) -> &RootCertificates;
+}
+
+/// Where a permitted request goes. Only a policy, such as [`EndpointPolicy::check`], makes one, and what is sent is built
+/// from it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    method: Method,
+    origin: Origin,
+    uri: Uri,
+    host: HeaderValue,
+}
+
+impl Target {
+    /// Reads where a request goes, if it is spelled in the one way that all read alike. `check_path` says which paths are.
+    pub(super) fn parse(
+        method: &Method,
+        uri: &Uri,
+        check_path: impl FnOnce(&str) -> Result<(), PathFault>,
+    ) -> Result<Self, DenialReason> {
         if matches!(*method, Method::CONNECT | Method::TRACE) {
             return Err(DenialReason::Method);
         }
@@ -113,39 +191,9 @@ impl EndpointPolicy {
                 return Err(PathFault::TooLong.into());
             }
         }
-
-        let reach = self.reach(&origin).ok_or(DenialReason::Origin)?;
-        let mut endpoints = self
-            .endpoints
-            .iter()
-            .filter(|endpoint| *endpoint.origin() == origin && endpoint.path().has(path))
-            .peekable();
-        if endpoints.peek().is_none() {
-            return Err(DenialReason::Path);
-        }
-        if !endpoints.any(|endpoint| endpoint.methods().contains(method)) {
-            return Err(DenialReason::Method);
-        }
-        if let Some(address) = origin.address().filter(|address| !reach.permits(*address)) {
-            return Err(DenialReason::Address {
-                origin,
-                addresses: vec![address],
-            });
-        }
-        Target::new(method, origin, path, uri.query())
+        Self::new(method, origin, path, uri.query())
     }
-}
 
-/// Where a permitted request goes. Only [`EndpointPolicy::check`] makes one, and what is sent is built from it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Target {
-    method: Method,
-    origin: Origin,
-    uri: Uri,
-    host: HeaderValue,
-}
-
-impl Target {
     fn new(method: &Method, origin: Origin, path: &str, query: Option<&str>) -> Result<Self, DenialReason> {
         let authority = origin.authority();
         let mut uri = format!("{origin}{path}");

@@ -1,0 +1,149 @@
+//! What a plugin gets of a reply.
+
+use super::echo::{Echo, Search, Searched};
+use crate::outbound::LimitedBody;
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, Response, header};
+use http_body::{Body, Frame};
+use http_body_util::BodyExt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use tokio::sync::OwnedSemaphorePermit;
+use wasmtime_wasi_http::{DEFAULT_FORBIDDEN_HEADERS, Error, WasiBody};
+
+/// Fields in which a server hands back, or replaces, what a request was authorized by. A cookie may stand for the token from
+/// then on.
+const CREDENTIALS: [HeaderName; 4] = [
+    header::AUTHORIZATION,
+    HeaderName::from_static("authentication-info"),
+    HeaderName::from_static("proxy-authentication-info"),
+    header::SET_COOKIE,
+];
+
+/// Makes a reply fit for the plugin. With a `search`, the request had a token, of which nothing is passed on. The `place` is
+/// given back when the body is over or dropped.
+pub(super) fn pass_on(
+    reply: Response<LimitedBody>,
+    search: Option<Arc<Search>>,
+    place: Option<OwnedSemaphorePermit>,
+) -> Result<Response<WasiBody>, Error> {
+    let (mut head, body) = reply.into_parts();
+    if search.is_some() {
+        readable(&head.headers)?;
+        for name in CREDENTIALS {
+            head.headers.remove(name);
+        }
+    }
+    remove_connection_fields(&mut head.headers);
+    if let Some(search) = &search
+        && head.headers.values().any(|value| search.finds(value.as_bytes()))
+    {
+        return Err(withheld());
+    }
+    let body = ReplyBody {
+        body: Some(body),
+        searched: search.map(Searched::new),
+        place,
+    };
+    Ok(Response::from_parts(head, body.boxed_unsync()))
+}
+
+/// What a plugin is told instead of a reply that has its token in it.
+fn withheld() -> Error {
+    Error::InternalError(Some(
+        "the reply is withheld: it repeats the authorization of the request".to_owned(),
+    ))
+}
+
+/// Refuses a body that cannot be searched, because it is coded. The request has asked for one that is not.
+fn readable(fields: &HeaderMap) -> Result<(), Error> {
+    let codings = |name: HeaderName, plain: &'static str| {
+        let values = fields.get_all(name).into_iter();
+        let mut codings = values.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+        codings
+            .find(|coding| {
+                !coding.trim_ascii().is_empty() && !coding.trim_ascii().eq_ignore_ascii_case(plain.as_bytes())
+            })
+            .map(|coding| String::from_utf8_lossy(coding.trim_ascii()).into_owned())
+    };
+    if let Some(coding) = codings(header::CONTENT_ENCODING, "identity") {
+        return Err(Error::HttpResponseContentCoding(Some(coding)));
+    }
+    match codings(header::TRANSFER_ENCODING, "chunked") {
+        Some(coding) => Err(Error::HttpResponseTransferCoding(Some(coding))),
+        None => Ok(()),
+    }
+}
+
+/// Removes what concerns the connection alone (RFC 9110 section 7.6.1), and what `wasi:http` keeps from components.
+fn remove_connection_fields(fields: &mut HeaderMap) {
+    let named: Vec<HeaderName> = fields
+        .get_all(header::CONNECTION)
+        .iter()
+        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
+        .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
+        .collect();
+    let own = [header::TE, header::TRAILER];
+    for name in named.into_iter().chain(DEFAULT_FORBIDDEN_HEADERS).chain(own) {
+        fields.remove(name);
+    }
+}
+
+/// The body of a reply, on its way to the plugin.
+struct ReplyBody {
+    body: Option<LimitedBody>,
+    searched: Option<Searched>,
+    place: Option<OwnedSemaphorePermit>,
+}
+
+impl ReplyBody {
+    fn end(&mut self) {
+        self.body = None;
+        self.place = None;
+    }
+}
+
+impl Body for ReplyBody {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        let this = self.get_mut();
+        loop {
+            let Some(body) = &mut this.body else {
+                return Poll::Ready(None);
+            };
+            let data = match ready!(Pin::new(body).poll_frame(context)) {
+                // Trailers were not asked for: `TE` is not the plugin's to send. They are not passed on.
+                Some(Ok(frame)) => frame.into_data().unwrap_or_default(),
+                Some(Err(error)) => {
+                    this.end();
+                    return Poll::Ready(Some(Err(error.into())));
+                }
+                None => {
+                    this.end();
+                    let left = this.searched.as_mut().map(Searched::finish).unwrap_or_default();
+                    return Poll::Ready((!left.is_empty()).then(|| Ok(Frame::data(left))));
+                }
+            };
+            let data = match &mut this.searched {
+                None => data,
+                Some(searched) => match searched.push(data) {
+                    Ok(data) => data,
+                    Err(Echo) => {
+                        this.end();
+                        return Poll::Ready(Some(Err(withheld())));
+                    }
+                },
+            };
+            if !data.is_empty() {
+                return Poll::Ready(Some(Ok(Frame::data(data))));
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_none()
+    }
+}

@@ -1,0 +1,225 @@
+//! HTTP to wherever a plugin is granted to go, except to this machine and to what hands out identities.
+//!
+//! Which origins a plugin may reach, its grant says, request by request ([`crate::authorized_http`]). What is decided here
+//! is the same for all plugins, so that they can share connections: how a request has to be spelled, and which addresses
+//! are out of reach whatever name leads there.
+
+use super::address::{AddressClass, Reach};
+use super::body::LimitedBody;
+use super::client::{OutboundConfig, is_connection_field};
+use super::connector::{Resolve, SystemResolver};
+use super::denial::{Denial, DenialReason};
+use super::error::{BoxError, OutboundError};
+use super::exchange::{Exchanger, read_request_body};
+use super::origin::{Origin, Scheme, check_encoded_path};
+use super::policy::{Destinations, Target};
+use super::trust::{RootCertificates, Trust};
+use bytes::Bytes;
+use http::{HeaderMap, Method, Response, Uri};
+use http_body::Body;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use tokio::time::{sleep, timeout};
+use url::Host;
+use wasmtime_wasi_http::RequestOptions;
+
+/// Which addresses plugins' requests may go to.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct EgressPolicy {
+    /// The identity endpoints of this host's own brokers.
+    withheld: Vec<Origin>,
+    root_certificates: RootCertificates,
+}
+
+/// Addresses at which a cloud's platform answers, and which are not link-local.
+const PLATFORM: [IpAddr; 4] = [
+    // Azure ("What is IP address 168.63.129.16?", Azure Virtual Network documentation).
+    IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16)),
+    // Alibaba Cloud's metadata service.
+    IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
+    // The metadata services of Amazon EC2 and Google Compute Engine over IPv6.
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
+    IpAddr::V6(Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254)),
+];
+
+impl EgressPolicy {
+    /// Everything is out of reach that any plugin must not reach, and these origins.
+    pub(crate) fn withholding(origins: impl IntoIterator<Item = Origin>) -> Self {
+        Self {
+            withheld: origins.into_iter().collect(),
+            root_certificates: RootCertificates::default(),
+        }
+    }
+
+    /// Trusts these authorities besides the system's.
+    pub(crate) fn with_root_certificates(mut self, certificates: RootCertificates) -> Self {
+        self.root_certificates = certificates;
+        self
+    }
+
+    /// Reads where a request goes, and refuses what can be refused without asking a resolver.
+    pub(crate) fn check(&self, method: &Method, uri: &Uri, fields: &HeaderMap) -> Result<Target, Denial> {
+        self.decide(method, uri, fields)
+            .map_err(|reason| Denial::new(method, uri, reason))
+    }
+
+    fn decide(&self, method: &Method, uri: &Uri, fields: &HeaderMap) -> Result<Target, DenialReason> {
+        if let Some(name) = fields.keys().find(|name| is_connection_field(name)) {
+            return Err(DenialReason::HeaderField(name.clone()));
+        }
+        let target = Target::parse(method, uri, check_encoded_path)?;
+        let origin = target.origin();
+        let address = origin.address().map(|address| SocketAddr::new(address, origin.port()));
+        match address.filter(|address| !self.permits(origin, *address)) {
+            Some(address) => Err(self.prohibited(origin, vec![address.ip()])),
+            None if self.withheld.contains(origin) => Err(self.prohibited(origin, Vec::new())),
+            None => Ok(target),
+        }
+    }
+
+    /// Whether one of the withheld endpoints is there. One that is on this machine is withheld at all of the machine's
+    /// loopback addresses, because a server may listen on any of them.
+    fn withholds(&self, address: SocketAddr) -> bool {
+        let is_loopback = AddressClass::of(address.ip()) == AddressClass::Loopback;
+        self.withheld.iter().any(|origin| {
+            origin.port() == address.port()
+                && match origin.host() {
+                    Host::Domain(name) => is_loopback && name == "localhost",
+                    Host::Ipv4(own) => is_same(IpAddr::V4(*own), address.ip(), is_loopback),
+                    Host::Ipv6(own) => is_same(IpAddr::V6(*own), address.ip(), is_loopback),
+                }
+        })
+    }
+}
+
+fn is_same(own: IpAddr, other: IpAddr, other_is_loopback: bool) -> bool {
+    own.to_canonical() == other.to_canonical() || (other_is_loopback && AddressClass::of(own) == AddressClass::Loopback)
+}
+
+/// Whether an origin is this machine by its very name, so that whoever granted it has meant a sidecar or a test's server. A
+/// name that merely leads to loopback is not, and no wildcard has such an origin.
+fn is_loopback_by_name(origin: &Origin) -> bool {
+    match origin.host() {
+        Host::Domain(name) => name == "localhost",
+        Host::Ipv4(address) => address.is_loopback(),
+        Host::Ipv6(address) => AddressClass::of((*address).into()) == AddressClass::Loopback,
+    }
+}
+
+/// The IPv4 address that a translator on the way would send to: NAT64 (RFC 6052), 6to4 (RFC 3056), and the deprecated
+/// addresses that are IPv4 behind zeros (RFC 4291 section 2.5.5.1).
+fn translated(address: Ipv6Addr) -> Option<Ipv4Addr> {
+    let ipv4 = |high: u16, low: u16| Ipv4Addr::from((u32::from(high) << 16) | u32::from(low));
+    match address.segments() {
+        [0x64, 0xff9b, 0, 0, 0, 0, high, low] | [0, 0, 0, 0, 0, 0, high, low] => Some(ipv4(high, low)),
+        [0x2002, high, low, ..] => Some(ipv4(high, low)),
+        _ => None,
+    }
+}
+
+impl Destinations for EgressPolicy {
+    /// As far as time is concerned, all of them are far away.
+    fn reach(&self, origin: &Origin) -> Option<Reach> {
+        (!self.withheld.contains(origin)).then_some(Reach::Any)
+    }
+
+    fn permits(&self, origin: &Origin, address: SocketAddr) -> bool {
+        let ip = address.ip().to_canonical();
+        let class = AddressClass::of(ip);
+        if PLATFORM.contains(&ip) || self.withholds(address) {
+            return false;
+        }
+        match class {
+            AddressClass::Loopback => is_loopback_by_name(origin),
+            AddressClass::LinkLocal | AddressClass::Unusable => false,
+            AddressClass::Private | AddressClass::Public => match ip {
+                IpAddr::V4(_) => true,
+                IpAddr::V6(ip) => translated(ip).is_none_or(|ip| {
+                    let within = AddressClass::of(ip.into());
+                    matches!(within, AddressClass::Private | AddressClass::Public) && !PLATFORM.contains(&ip.into())
+                }),
+            },
+        }
+    }
+
+    fn prohibited(&self, origin: &Origin, addresses: Vec<IpAddr>) -> DenialReason {
+        DenialReason::OutOfReach {
+            origin: origin.clone(),
+            addresses,
+        }
+    }
+
+    fn trust(&self, origin: &Origin) -> Option<&Trust> {
+        (origin.scheme() == Scheme::Https).then_some(&Trust::SystemRoots)
+    }
+
+    fn root_certificates(&self) -> &RootCertificates {
+        &self.root_certificates
+    }
+}
+
+/// An HTTP client for plugins' requests, after they have been decided upon. Clones share their connections.
+///
+/// Connections are shared by all, whoever asks and with a token or without: in HTTP/1.1 no request leaves anything on its
+/// connection that the next one could profit from. Who a request is from, each of them says anew.
+#[derive(Clone)]
+pub(crate) struct Egress(Arc<Shared>);
+
+struct Shared {
+    policy: Arc<EgressPolicy>,
+    exchanger: Exchanger,
+}
+
+impl Egress {
+    /// A client without connections.
+    pub(crate) fn new(policy: EgressPolicy, config: OutboundConfig) -> Self {
+        Self::with_resolver(policy, config, Arc::new(SystemResolver))
+    }
+
+    pub(super) fn with_resolver(policy: EgressPolicy, config: OutboundConfig, resolver: Arc<dyn Resolve>) -> Self {
+        let policy = Arc::new(policy);
+        let destinations: Arc<dyn Destinations> = policy.clone();
+        Self(Arc::new(Shared {
+            policy,
+            exchanger: Exchanger::new(destinations, config, resolver),
+        }))
+    }
+
+    /// What is out of reach.
+    pub(crate) fn policy(&self) -> &EgressPolicy {
+        &self.0.policy
+    }
+
+    /// Reads the body of a request whole, so that it can be sent again.
+    pub(crate) async fn read<B>(
+        &self,
+        target: &Target,
+        body: B,
+        options: RequestOptions,
+    ) -> Result<Bytes, OutboundError>
+    where
+        B: Body<Data = Bytes> + Send,
+        B::Error: Into<BoxError>,
+    {
+        let times = self.0.exchanger.times(target, options);
+        let limit = self.0.exchanger.config().request_body_limit;
+        timeout(times.first_byte, read_request_body(target.method(), body, limit))
+            .await
+            .map_err(|elapsed| OutboundError::RequestBody(elapsed.into()))?
+    }
+
+    /// Sends a request and waits for the head of the reply. Fields that name host and length are made from the target and
+    /// the body.
+    pub(crate) async fn send(
+        &self,
+        target: &Target,
+        fields: HeaderMap,
+        body: Bytes,
+        options: RequestOptions,
+    ) -> Result<Response<LimitedBody>, OutboundError> {
+        let exchanger = &self.0.exchanger;
+        let times = exchanger.times(target, options);
+        let deadline = Box::pin(sleep(exchanger.config().exchange_timeout));
+        exchanger.send(target, fields, body, &times, deadline, None).await
+    }
+}

@@ -3,13 +3,16 @@
 //! The thread owns everything that the component touches: its store, its timers, its connections. Callers reach it through
 //! a channel, so they may live on any runtime or on none, and may stop waiting at any time.
 
+mod artefact;
 mod bounds;
 mod component;
 mod cpu;
 mod desk;
 mod instance;
 
-pub(crate) use component::{Compiled, compilation_cache, compile};
+pub(crate) use artefact::Trusted;
+pub use artefact::{is_precompiled, precompile};
+pub(crate) use component::{Compiled, Provider, compilation_cache, compile};
 pub use component::{EMBEDDED_0_2, EMBEDDED_0_3, ProviderError, WasiVersion};
 pub(crate) use desk::{Ask, Call, ReplyTo};
 

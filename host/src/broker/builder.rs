@@ -5,7 +5,7 @@ use super::hits::Hits;
 use crate::outbound::{
     Endpoint, EndpointError, EndpointPolicy, Outbound, OutboundConfig, RequestLimits, RootCertificates, TrustError,
 };
-use crate::provider::{self, EMBEDDED_0_2, EMBEDDED_0_3, ProviderError, Surroundings, WasiVersion};
+use crate::provider::{self, EMBEDDED_0_2, EMBEDDED_0_3, Provider, ProviderError, Surroundings, Trusted, WasiVersion};
 use crate::provision::{Provision, has_arc_agent};
 use managed_identity_provider::environment::{ARC_AGENT, Environment, VARIABLES};
 use managed_identity_provider::error::{Cause, Error};
@@ -23,7 +23,7 @@ const AZURE_ARC: &str = "azure-arc";
 /// Settings of a [`Broker`].
 pub struct BrokerBuilder {
     environment: Option<Vec<(String, String)>>,
-    provider: Cow<'static, [u8]>,
+    provider: Provider,
     granted: Vec<Endpoint>,
     root_certificates: RootCertificates,
     arc_agent: Option<bool>,
@@ -38,7 +38,7 @@ impl BrokerBuilder {
     pub(super) fn new() -> Self {
         Self {
             environment: None,
-            provider: Cow::Borrowed(EMBEDDED_0_3),
+            provider: Provider::Component(Cow::Borrowed(EMBEDDED_0_3)),
             granted: Vec::new(),
             root_certificates: RootCertificates::default(),
             arc_agent: None,
@@ -68,17 +68,34 @@ impl BrokerBuilder {
     /// Uses the built-in provider for this version of WASI. The default is 0.3, where calls run side by side.
     #[must_use]
     pub fn wasi(mut self, version: WasiVersion) -> Self {
-        self.provider = Cow::Borrowed(match version {
+        self.provider = Provider::Component(Cow::Borrowed(match version {
             WasiVersion::V0_2 => EMBEDDED_0_2,
             WasiVersion::V0_3 => EMBEDDED_0_3,
-        });
+        }));
         self
     }
 
     /// Uses another provider: any component that exports `cloud:identity/managed-identity`.
     #[must_use]
     pub fn provider(mut self, component: impl Into<Vec<u8>>) -> Self {
-        self.provider = Cow::Owned(component.into());
+        self.provider = Provider::Component(Cow::Owned(component.into()));
+        self
+    }
+
+    /// Uses a provider that was compiled ahead of time by [`precompile`](crate::precompile) or `managed-identity compile`.
+    /// It starts in about a millisecond, without the compilation cache.
+    ///
+    /// [`build`](Self::build) refuses what was made by another version, for another kind of machine, or is damaged. It
+    /// cannot see what was made with intent.
+    ///
+    /// # Safety
+    /// The artefact is native code, which runs in this process with all its rights, outside of any sandbox. It must come
+    /// unchanged from `precompile` of this version of the library. Take it from nowhere that others can write to.
+    #[must_use]
+    #[expect(unsafe_code, reason = "whoever calls it answers for the code")]
+    pub unsafe fn precompiled_provider(mut self, artefact: impl Into<Vec<u8>>) -> Self {
+        // SAFETY: this function asks the same of its caller.
+        self.provider = Provider::Precompiled(unsafe { Trusted::new(artefact.into()) });
         self
     }
 
@@ -171,7 +188,7 @@ impl BrokerBuilder {
         let (grant, misconfigured) = match unreadable.map_or_else(grant, Err) {
             Ok(grant) => (Some(grant), None),
             // Another provider may read the environment in another way. It is granted nothing by it then.
-            Err(_) if matches!(self.provider, Cow::Owned(_)) => (None, None),
+            Err(_) if !self.provider.is_embedded() => (None, None),
             Err(error) => (None, Some(error)),
         };
         let (endpoint, directory) = grant.map_or((None, None), |grant| (Some(grant.endpoint), grant.directory));

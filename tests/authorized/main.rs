@@ -307,10 +307,9 @@ async fn a_redirect_is_the_plugins_to_follow_and_takes_no_token_along() {
     let scene = Scene::new();
     let elsewhere = Server::always(Act::ok("elsewhere"));
     let target = elsewhere.url("/secrets/greeting");
-    scene.vault.behave({
-        let mut behaviour = Behaviour::default();
-        behaviour.redirect_to = Some(target.clone());
-        behaviour
+    scene.vault.behave(Behaviour {
+        redirect_to: Some(target.clone()),
+        ..Behaviour::default()
     });
     let granted = format!("http://{}", elsewhere.authority());
     for (hosts, followed) in [(vec![], Err(DENIED)), (vec![granted.as_str()], Ok("elsewhere"))] {
@@ -433,10 +432,9 @@ async fn a_reply_that_repeats_the_token_is_withheld() {
         Echo::Chunks(100),
         Echo::Chunks(1500),
     ] {
-        scene.vault.behave({
-            let mut behaviour = Behaviour::default();
-            behaviour.echo = Some(echo);
-            behaviour
+        scene.vault.behave(Behaviour {
+            echo: Some(echo),
+            ..Behaviour::default()
         });
         let mut plugin = scene.plugin(&[]).await;
         let error = plugin.send(&scene.secret()).await.unwrap_err();

@@ -21,6 +21,41 @@ use plugin::{Plugin, Request, VAULT, occurrences};
 use support::brokers::broker;
 use support::server::{Act, Server, reply};
 
+/// Every test is of a plugin for 0.2 and of one for 0.3.
+macro_rules! tests {
+    ($($name:ident),* $(,)?) => {
+        mod wasi_0_2 {
+            $(#[tokio::test]
+            async fn $name() {
+                super::$name(super::WasiVersion::V0_2).await;
+            })*
+        }
+
+        mod wasi_0_3 {
+            $(#[tokio::test]
+            async fn $name() {
+                super::$name(super::WasiVersion::V0_3).await;
+            })*
+        }
+    };
+}
+
+tests!(
+    the_plugin_gets_the_secret_and_nothing_of_the_token,
+    the_search_of_memory_finds_what_is_there,
+    what_is_not_granted_or_not_the_plugins_to_say_is_not_sent,
+    a_plain_destination_gets_the_request_as_it_is,
+    a_redirect_is_the_plugins_to_follow_and_takes_no_token_along,
+    a_claims_challenge_is_answered_once,
+    a_request_with_a_body_is_sent_again_whole,
+    a_challenge_for_which_there_is_no_token_is_the_plugins,
+    a_401_without_claims_is_the_plugins_and_asks_for_no_token,
+    a_plugin_without_an_identity_is_told_the_cause,
+    a_reply_that_repeats_the_token_is_withheld,
+    a_server_that_is_not_known_gets_no_token,
+    callers_share_connections_and_nothing_else,
+);
+
 /// What a plugin is told that asks for what it is not granted.
 const DENIED: &str = "ErrorCode::HttpRequestDenied";
 
@@ -29,20 +64,27 @@ const PROHIBITED: &str = "ErrorCode::DestinationIpProhibited";
 
 /// An emulated machine, a vault, and a gate before a broker.
 struct Scene {
+    /// What its plugins are made for.
+    wasi: WasiVersion,
     emulator: Emulator,
     vault: KeyVault,
     gate: Gate,
 }
 
 impl Scene {
-    fn new() -> Self {
+    fn new(wasi: WasiVersion) -> Self {
         let emulator = Emulator::start(EmulatorConfig::default()).unwrap();
         let vault = emulator
             .start_key_vault([("greeting", "hello from the vault")])
             .unwrap();
-        let broker = broker(WasiVersion::V0_2, emulator.environment_for(Source::AppService));
+        let broker = broker(wasi, emulator.environment_for(Source::AppService));
         let gate = Gate::new(broker, Policy::default());
-        Self { emulator, vault, gate }
+        Self {
+            wasi,
+            emulator,
+            vault,
+            gate,
+        }
     }
 
     /// A plugin that is granted the vault, authorized, and these hosts as they are.
@@ -53,7 +95,8 @@ impl Scene {
     async fn plugin_with(&self, grant: Grant) -> Plugin {
         let caller = Caller::new("plugin");
         self.gate.replace(Policy::default().with(caller.clone(), grant));
-        Plugin::start(self.hooks(AuthorizedHttp::new(self.gate.caller(caller)))).await
+        let hooks = self.hooks(AuthorizedHttp::new(self.gate.caller(caller)));
+        Plugin::start(self.wasi, hooks).await
     }
 
     fn hooks(&self, hooks: AuthorizedHttp) -> AuthorizedHttp {
@@ -90,9 +133,8 @@ fn pattern(host: &str) -> HostPattern {
     HostPattern::parse(host).unwrap()
 }
 
-#[tokio::test]
-async fn the_plugin_gets_the_secret_and_nothing_of_the_token() {
-    let scene = Scene::new();
+async fn the_plugin_gets_the_secret_and_nothing_of_the_token(wasi: WasiVersion) {
+    let scene = Scene::new(wasi);
     let mut plugin = scene.plugin(&[]).await;
     for _ in 0..2 {
         let reply = plugin.send(&scene.secret()).await.unwrap();
@@ -113,9 +155,8 @@ async fn the_plugin_gets_the_secret_and_nothing_of_the_token() {
     assert_eq!(plugin.ask().await, Err("denied".to_owned()));
 }
 
-#[tokio::test]
-async fn the_search_of_memory_finds_what_is_there() {
-    let scene = Scene::new();
+async fn the_search_of_memory_finds_what_is_there(wasi: WasiVersion) {
+    let scene = Scene::new(wasi);
     let mut grant = scene.grant(&[]);
     grant.token.push(TokenRule {
         audiences: vec![AudiencePattern::parse(VAULT).unwrap()],
@@ -134,9 +175,8 @@ async fn the_search_of_memory_finds_what_is_there() {
     assert!(plugin.pieces_of(&token).await >= parts);
 }
 
-#[tokio::test]
-async fn what_is_not_granted_or_not_the_plugins_to_say_is_not_sent() {
-    let scene = Scene::new();
+async fn what_is_not_granted_or_not_the_plugins_to_say_is_not_sent(wasi: WasiVersion) {
+    let scene = Scene::new(wasi);
     let identity_port = scene.emulator.listening().port();
     let vault_port = scene.vault.listening().port();
     // Granted all the same, and out of reach.
@@ -271,9 +311,8 @@ async fn what_is_not_granted_or_not_the_plugins_to_say_is_not_sent() {
     assert_eq!(plugin.pieces_of(&scene.token().await).await, 0);
 }
 
-#[tokio::test]
-async fn a_plain_destination_gets_the_request_as_it_is() {
-    let scene = Scene::new();
+async fn a_plain_destination_gets_the_request_as_it_is(wasi: WasiVersion) {
+    let scene = Scene::new(wasi);
     let server = Server::always(Act::Reply(reply(200, &[("Set-Cookie", "a=b")], "plain")));
     let mut plugin = scene.plugin(&[&format!("http://{}", server.authority())]).await;
     let request = Request::get(&server.url("/a%20b?c"))
@@ -302,9 +341,8 @@ async fn a_plain_destination_gets_the_request_as_it_is() {
     assert_eq!(scene.emulator.stats().requests, 0, "no token was asked for");
 }
 
-#[tokio::test]
-async fn a_redirect_is_the_plugins_to_follow_and_takes_no_token_along() {
-    let scene = Scene::new();
+async fn a_redirect_is_the_plugins_to_follow_and_takes_no_token_along(wasi: WasiVersion) {
+    let scene = Scene::new(wasi);
     let elsewhere = Server::always(Act::ok("elsewhere"));
     let target = elsewhere.url("/secrets/greeting");
     scene.vault.behave(Behaviour {
@@ -334,15 +372,14 @@ async fn a_redirect_is_the_plugins_to_follow_and_takes_no_token_along() {
     assert_eq!(request.headers(), [("host".to_owned(), elsewhere.authority())]);
 }
 
-#[tokio::test]
-async fn a_claims_challenge_is_answered_once() {
+async fn a_claims_challenge_is_answered_once(wasi: WasiVersion) {
     const CLAIMS: &str = r#"{"access_token":{"nbf":{"essential":true,"value":"1700000000"}}}"#;
     for (what, revoked, status, requests, tokens) in [
         ("no challenge", 0, 200, 1, 1),
         ("a challenge that a new token answers", 1, 200, 2, 2),
         ("a challenge that no token answers", 2, 401, 2, 2),
     ] {
-        let scene = Scene::new();
+        let scene = Scene::new(wasi);
         for _ in 0..revoked {
             scene.vault.demand_claims(CLAIMS);
         }
@@ -359,9 +396,8 @@ async fn a_claims_challenge_is_answered_once() {
     }
 }
 
-#[tokio::test]
-async fn a_request_with_a_body_is_sent_again_whole() {
-    let scene = Scene::new();
+async fn a_request_with_a_body_is_sent_again_whole(wasi: WasiVersion) {
+    let scene = Scene::new(wasi);
     scene.vault.demand_claims("{}");
     let mut plugin = scene.plugin(&[]).await;
     let body = "x".repeat(100_000);
@@ -377,9 +413,8 @@ async fn a_request_with_a_body_is_sent_again_whole() {
     assert_eq!(lengths, [Some("100000".to_owned()), Some("100000".to_owned())]);
 }
 
-#[tokio::test]
-async fn a_challenge_for_which_there_is_no_token_is_the_plugins() {
-    let scene = Scene::new();
+async fn a_challenge_for_which_there_is_no_token_is_the_plugins(wasi: WasiVersion) {
+    let scene = Scene::new(wasi);
     let mut plugin = scene.plugin(&[]).await;
     let token = scene.token().await;
     scene.vault.demand_claims("{}");
@@ -393,9 +428,8 @@ async fn a_challenge_for_which_there_is_no_token_is_the_plugins() {
     assert_eq!(plugin.pieces_of(&token).await, 0);
 }
 
-#[tokio::test]
-async fn a_401_without_claims_is_the_plugins_and_asks_for_no_token() {
-    let scene = Scene::new();
+async fn a_401_without_claims_is_the_plugins_and_asks_for_no_token(wasi: WasiVersion) {
+    let scene = Scene::new(wasi);
     let mut grant = scene.grant(&[]);
     grant.authorize_only[0].audience = "https://storage.azure.com".to_owned();
     let mut plugin = scene.plugin_with(grant).await;
@@ -410,9 +444,8 @@ async fn a_401_without_claims_is_the_plugins_and_asks_for_no_token() {
     assert_eq!((scene.vault.requests().len(), scene.emulator.stats().requests), (1, 1));
 }
 
-#[tokio::test]
-async fn a_plugin_without_an_identity_is_told_the_cause() {
-    let scene = Scene::new();
+async fn a_plugin_without_an_identity_is_told_the_cause(wasi: WasiVersion) {
+    let scene = Scene::new(wasi);
     let refusal = r#"{"error":"invalid_request","error_description":"Identity not found"}"#;
     scene.emulator.add_fault(Fault::reply(StatusCode::BAD_REQUEST, refusal));
     let mut plugin = scene.plugin(&[]).await;
@@ -421,9 +454,8 @@ async fn a_plugin_without_an_identity_is_told_the_cause() {
     assert_eq!(scene.vault.requests(), []);
 }
 
-#[tokio::test]
-async fn a_reply_that_repeats_the_token_is_withheld() {
-    let scene = Scene::new();
+async fn a_reply_that_repeats_the_token_is_withheld(wasi: WasiVersion) {
+    let scene = Scene::new(wasi);
     for echo in [
         Echo::Header,
         Echo::Body,
@@ -448,24 +480,22 @@ async fn a_reply_that_repeats_the_token_is_withheld() {
     assert!(scene.vault.requests().iter().all(|request| request.status == Some(200)));
 }
 
-#[tokio::test]
-async fn a_server_that_is_not_known_gets_no_token() {
-    let scene = Scene::new();
+async fn a_server_that_is_not_known_gets_no_token(wasi: WasiVersion) {
+    let scene = Scene::new(wasi);
     let caller = Caller::new("plugin");
     scene
         .gate
         .replace(Policy::default().with(caller.clone(), scene.grant(&[])));
     // Without the vault's authority.
-    let mut plugin = Plugin::start(AuthorizedHttp::new(scene.gate.caller(caller))).await;
+    let mut plugin = Plugin::start(wasi, AuthorizedHttp::new(scene.gate.caller(caller))).await;
     let error = plugin.send(&scene.secret()).await.unwrap_err();
     assert!(error.contains("TlsCertificateError"), "{error}");
     assert_eq!(scene.vault.requests(), []);
     assert_eq!(plugin.pieces_of(&scene.token().await).await, 0);
 }
 
-#[tokio::test]
-async fn callers_share_connections_and_nothing_else() {
-    let scene = Scene::new();
+async fn callers_share_connections_and_nothing_else(wasi: WasiVersion) {
+    let scene = Scene::new(wasi);
     let (one, other) = (Caller::new("one"), Caller::new("other"));
     scene
         .gate
@@ -475,9 +505,9 @@ async fn callers_share_connections_and_nothing_else() {
         ..AuthorizedHttpConfig::default()
     };
     let hooks = scene.hooks(AuthorizedHttp::with_config(scene.gate.caller(one), config));
-    let mut granted = Plugin::start(hooks.clone()).await;
-    let mut again = Plugin::start(hooks.clone()).await;
-    let mut stranger = Plugin::start(hooks.for_caller(other.clone())).await;
+    let mut granted = Plugin::start(wasi, hooks.clone()).await;
+    let mut again = Plugin::start(wasi, hooks.clone()).await;
+    let mut stranger = Plugin::start(wasi, hooks.for_caller(other.clone())).await;
     assert_eq!(granted.send(&scene.secret()).await.unwrap().status, 200);
     assert_eq!(again.send(&scene.secret()).await.unwrap().status, 200);
     let error = stranger.send(&scene.secret()).await.unwrap_err();

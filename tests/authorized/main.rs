@@ -54,10 +54,14 @@ tests!(
     a_reply_that_repeats_the_token_is_withheld,
     a_server_that_is_not_known_gets_no_token,
     callers_share_connections_and_nothing_else,
+    a_caller_waits_for_its_own_requests_and_for_nobody_elses,
 );
 
 /// What a plugin is told that asks for what it is not granted.
 const DENIED: &str = "ErrorCode::HttpRequestDenied";
+
+/// What it is told where a URL can be read in two ways.
+const INVALID: &str = "ErrorCode::HttpRequestUriInvalid";
 
 /// What it is told where an address is out of reach.
 const PROHIBITED: &str = "ErrorCode::DestinationIpProhibited";
@@ -199,6 +203,7 @@ async fn what_is_not_granted_or_not_the_plugins_to_say_is_not_sent(wasi: WasiVer
         // A pattern may be refused for what it says, which is as good.
         .filter(|host| HostPattern::parse(host).is_ok())
         .collect();
+    assert!(granted.iter().any(|host| host.ends_with(&format!(":{identity_port}"))));
     let mut plugin = scene.plugin(&granted).await;
     let secret = || scene.secret();
     let at = |authority: &str| Request::get(&format!("https://{authority}/secrets/greeting?api-version=7.4"));
@@ -210,8 +215,8 @@ async fn what_is_not_granted_or_not_the_plugins_to_say_is_not_sent(wasi: WasiVer
             at(&format!("localhost:{vault_port}")),
             DENIED,
         ),
-        ("another spelling", at(&format!("127.1:{vault_port}")), DENIED),
-        ("a number", at(&format!("2130706433:{vault_port}")), DENIED),
+        ("another spelling", at(&format!("127.1:{vault_port}")), INVALID),
+        ("a number", at(&format!("2130706433:{vault_port}")), INVALID),
         (
             "without TLS",
             Request {
@@ -234,15 +239,23 @@ async fn what_is_not_granted_or_not_the_plugins_to_say_is_not_sent(wasi: WasiVer
             DENIED,
         ),
         ("its own cookie", secret().field("cookie", "session=x"), DENIED),
-        ("a tunnel", secret().method("CONNECT"), DENIED),
-        ("a trace", secret().method("TRACE"), DENIED),
+        (
+            "a tunnel",
+            secret().method("CONNECT"),
+            "ErrorCode::HttpRequestMethodInvalid",
+        ),
+        (
+            "a trace",
+            secret().method("TRACE"),
+            "ErrorCode::HttpRequestMethodInvalid",
+        ),
         (
             "a dot segment",
             Request {
                 path: "/secrets/../keys".to_owned(),
                 ..secret()
             },
-            DENIED,
+            INVALID,
         ),
         (
             "an encoded one",
@@ -250,7 +263,7 @@ async fn what_is_not_granted_or_not_the_plugins_to_say_is_not_sent(wasi: WasiVer
                 path: "/secrets/%2e%2E/keys".to_owned(),
                 ..secret()
             },
-            DENIED,
+            INVALID,
         ),
         (
             "an encoded slash",
@@ -258,7 +271,7 @@ async fn what_is_not_granted_or_not_the_plugins_to_say_is_not_sent(wasi: WasiVer
                 path: "/secrets%2fgreeting".to_owned(),
                 ..secret()
             },
-            DENIED,
+            INVALID,
         ),
         (
             "half an octet",
@@ -266,7 +279,7 @@ async fn what_is_not_granted_or_not_the_plugins_to_say_is_not_sent(wasi: WasiVer
                 path: "/secrets/%2".to_owned(),
                 ..secret()
             },
-            DENIED,
+            INVALID,
         ),
         (
             "two slashes",
@@ -274,7 +287,7 @@ async fn what_is_not_granted_or_not_the_plugins_to_say_is_not_sent(wasi: WasiVer
                 path: "//evil.example/".to_owned(),
                 ..secret()
             },
-            DENIED,
+            INVALID,
         ),
         (
             "a host field",
@@ -492,6 +505,57 @@ async fn a_server_that_is_not_known_gets_no_token(wasi: WasiVersion) {
     assert!(error.contains("TlsCertificateError"), "{error}");
     assert_eq!(scene.vault.requests(), []);
     assert_eq!(plugin.pieces_of(&scene.token().await).await, 0);
+}
+
+async fn a_caller_waits_for_its_own_requests_and_for_nobody_elses(wasi: WasiVersion) {
+    let scene = Scene::new(wasi);
+    let server = Server::start(|request| match request.line().contains("/slow") {
+        true => Act::Gated(reply(200, &[], "slow")),
+        false => Act::ok("fast"),
+    });
+    let grant = scene.grant(&[&format!("http://{}", server.authority())]);
+    let (one, other) = (Caller::new("one"), Caller::new("other"));
+    scene.gate.replace(
+        Policy::default()
+            .with(one.clone(), grant.clone())
+            .with(other.clone(), grant),
+    );
+    let config = AuthorizedHttpConfig {
+        requests_at_once: 1,
+        ..AuthorizedHttpConfig::default()
+    };
+    let hooks = AuthorizedHttp::with_config(scene.gate.caller(one), config);
+    let mut slow = Plugin::start(wasi, hooks.clone()).await;
+    let mut fast = Plugin::start(wasi, hooks.clone()).await;
+    let mut others = Plugin::start(wasi, hooks.for_caller(other)).await;
+    let requests = [Request::get(&server.url("/slow")), Request::get(&server.url("/fast"))];
+    let others_request = Request::get(&server.url("/other"));
+    let both = async {
+        let slow = async {
+            let reply = slow.send(&requests[0]).await;
+            reply.unwrap().text().to_owned()
+        };
+        let fast = async {
+            server.wait_for_requests(1).await;
+            fast.send(&requests[1]).await.unwrap().text().to_owned()
+        };
+        tokio::join!(slow, fast)
+    };
+    let others = async {
+        server.wait_for_requests(1).await;
+        for _ in 0..5 {
+            assert_eq!(others.send(&others_request).await.unwrap().text(), "fast");
+        }
+        let seen: Vec<_> = server
+            .requests()
+            .iter()
+            .map(|request| request.line().to_owned())
+            .collect();
+        assert!(seen.iter().all(|line| !line.contains("/fast")), "{seen:?}");
+        server.release();
+    };
+    let ((slow, fast), ()) = tokio::join!(both, others);
+    assert_eq!((slow.as_str(), fast.as_str()), ("slow", "fast"));
 }
 
 async fn callers_share_connections_and_nothing_else(wasi: WasiVersion) {

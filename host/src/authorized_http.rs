@@ -35,8 +35,9 @@
 //! ```
 //!
 //! # What no grant permits
-//! - Any spelling of a URL but the canonical one, as for the provider itself ([`crate::outbound`]); the methods `CONNECT` and
-//!   `TRACE`; fields that are about the connection, such as `Host` and `Proxy-Authorization`.
+//! - Any spelling of a URL but the canonical one, as for the provider itself ([`crate::outbound`]); only a path may have
+//!   percent-encoded characters, but for dots, slashes, backslashes and controls. The methods `CONNECT` and `TRACE`. Fields
+//!   that are about the connection, such as `Host` and `Proxy-Authorization`.
 //! - `Authorization` and `Cookie` of the plugin's own, where the host authorizes. Such a request is refused, and not sent
 //!   without them: the plugin would not get what it means.
 //! - The metadata service and everything else on link-local addresses, the platform's own addresses, and this machine,
@@ -64,8 +65,8 @@ pub use config::AuthorizedHttpConfig;
 
 use crate::grants::{AuthorizeRule, Caller, Destination, Granted};
 use crate::outbound::{
-    Denial, DenialReason, Egress, EgressPolicy, Endpoint, Origin, OutboundError, RootCertificates, Scheme, Target,
-    is_connection_field,
+    Denial, DenialReason, Egress, EgressPolicy, Endpoint, Origin, OutboundError, PathFault, RootCertificates, Scheme,
+    Target, is_connection_field,
 };
 use crate::token::AccessToken;
 use challenge::claims_challenge;
@@ -297,6 +298,9 @@ impl AuthorizedHttp {
         self.record(&denial.method, &denial.url, Decision::Denied(&denial.reason));
         match denial.reason {
             DenialReason::OutOfReach { .. } => Error::DestinationIpProhibited,
+            DenialReason::PathFault(PathFault::TooLong) => Error::HttpRequestUriTooLong,
+            DenialReason::PathFault(_) | DenialReason::OriginFault(_) => Error::HttpRequestUriInvalid,
+            DenialReason::Method => Error::HttpRequestMethodInvalid,
             _ => Error::HttpRequestDenied,
         }
     }
@@ -430,3 +434,6 @@ impl fmt::Debug for AuthorizedHttp {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

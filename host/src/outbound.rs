@@ -1,8 +1,7 @@
 //! HTTP to the platform's identity endpoint, and to nothing else.
 //!
-//! This is the one power of the provider component. Whatever a component asks of `wasi:http` passes through
-//! [`OutboundHooks`], the only implementation of [`wasmtime_wasi_http::WasiHttpHooks`] in this crate, and from there
-//! through five steps, of which each uses what the one before it has made and nothing else:
+//! This is the one power of the provider component. Whatever it asks of `wasi:http` passes through [`OutboundHooks`], and from
+//! there through five steps, of which each uses what the one before it has made and nothing else:
 //!
 //! 1. [`EndpointPolicy::check`] parses the request's method and URI, compares them with the endpoints that are allowed,
 //!    and makes a [`Target`]. Spellings that two parsers could read differently are refused, not repaired.
@@ -36,6 +35,9 @@
 //! ```
 //!
 //! It needs a tokio runtime with I/O and time enabled, and keeps its connections on the runtime that made them.
+//!
+//! What plugins send goes the same way with another policy in the first and third step, which keeps them from all that the
+//! provider is there to reach: see [`authorized_http`](crate::authorized_http).
 
 mod address;
 mod body;

@@ -21,28 +21,74 @@ use plugin::{Plugin, Request, VAULT, occurrences};
 use support::brokers::broker;
 use support::server::{Act, Server, reply};
 
+/// Every test is of a plugin for 0.2 and of one for 0.3.
+macro_rules! tests {
+    ($($name:ident),* $(,)?) => {
+        mod wasi_0_2 {
+            $(#[tokio::test]
+            async fn $name() {
+                super::$name(super::WasiVersion::V0_2).await;
+            })*
+        }
+
+        mod wasi_0_3 {
+            $(#[tokio::test]
+            async fn $name() {
+                super::$name(super::WasiVersion::V0_3).await;
+            })*
+        }
+    };
+}
+
+tests!(
+    the_plugin_gets_the_secret_and_nothing_of_the_token,
+    the_search_of_memory_finds_what_is_there,
+    what_is_not_granted_or_not_the_plugins_to_say_is_not_sent,
+    a_plain_destination_gets_the_request_as_it_is,
+    a_redirect_is_the_plugins_to_follow_and_takes_no_token_along,
+    a_claims_challenge_is_answered_once,
+    a_request_with_a_body_is_sent_again_whole,
+    a_challenge_for_which_there_is_no_token_is_the_plugins,
+    a_401_without_claims_is_the_plugins_and_asks_for_no_token,
+    a_plugin_without_an_identity_is_told_the_cause,
+    a_reply_that_repeats_the_token_is_withheld,
+    a_server_that_is_not_known_gets_no_token,
+    callers_share_connections_and_nothing_else,
+    a_caller_waits_for_its_own_requests_and_for_nobody_elses,
+);
+
 /// What a plugin is told that asks for what it is not granted.
 const DENIED: &str = "ErrorCode::HttpRequestDenied";
+
+/// What it is told where a URL can be read in two ways.
+const INVALID: &str = "ErrorCode::HttpRequestUriInvalid";
 
 /// What it is told where an address is out of reach.
 const PROHIBITED: &str = "ErrorCode::DestinationIpProhibited";
 
 /// An emulated machine, a vault, and a gate before a broker.
 struct Scene {
+    /// What its plugins are made for.
+    wasi: WasiVersion,
     emulator: Emulator,
     vault: KeyVault,
     gate: Gate,
 }
 
 impl Scene {
-    fn new() -> Self {
+    fn new(wasi: WasiVersion) -> Self {
         let emulator = Emulator::start(EmulatorConfig::default()).unwrap();
         let vault = emulator
             .start_key_vault([("greeting", "hello from the vault")])
             .unwrap();
-        let broker = broker(WasiVersion::V0_2, emulator.environment_for(Source::AppService));
+        let broker = broker(wasi, emulator.environment_for(Source::AppService));
         let gate = Gate::new(broker, Policy::default());
-        Self { emulator, vault, gate }
+        Self {
+            wasi,
+            emulator,
+            vault,
+            gate,
+        }
     }
 
     /// A plugin that is granted the vault, authorized, and these hosts as they are.
@@ -53,7 +99,8 @@ impl Scene {
     async fn plugin_with(&self, grant: Grant) -> Plugin {
         let caller = Caller::new("plugin");
         self.gate.replace(Policy::default().with(caller.clone(), grant));
-        Plugin::start(self.hooks(AuthorizedHttp::new(self.gate.caller(caller)))).await
+        let hooks = self.hooks(AuthorizedHttp::new(self.gate.caller(caller)));
+        Plugin::start(self.wasi, hooks).await
     }
 
     fn hooks(&self, hooks: AuthorizedHttp) -> AuthorizedHttp {
@@ -90,9 +137,8 @@ fn pattern(host: &str) -> HostPattern {
     HostPattern::parse(host).unwrap()
 }
 
-#[tokio::test]
-async fn the_plugin_gets_the_secret_and_nothing_of_the_token() {
-    let scene = Scene::new();
+async fn the_plugin_gets_the_secret_and_nothing_of_the_token(wasi: WasiVersion) {
+    let scene = Scene::new(wasi);
     let mut plugin = scene.plugin(&[]).await;
     for _ in 0..2 {
         let reply = plugin.send(&scene.secret()).await.unwrap();
@@ -113,9 +159,8 @@ async fn the_plugin_gets_the_secret_and_nothing_of_the_token() {
     assert_eq!(plugin.ask().await, Err("denied".to_owned()));
 }
 
-#[tokio::test]
-async fn the_search_of_memory_finds_what_is_there() {
-    let scene = Scene::new();
+async fn the_search_of_memory_finds_what_is_there(wasi: WasiVersion) {
+    let scene = Scene::new(wasi);
     let mut grant = scene.grant(&[]);
     grant.token.push(TokenRule {
         audiences: vec![AudiencePattern::parse(VAULT).unwrap()],
@@ -134,9 +179,8 @@ async fn the_search_of_memory_finds_what_is_there() {
     assert!(plugin.pieces_of(&token).await >= parts);
 }
 
-#[tokio::test]
-async fn what_is_not_granted_or_not_the_plugins_to_say_is_not_sent() {
-    let scene = Scene::new();
+async fn what_is_not_granted_or_not_the_plugins_to_say_is_not_sent(wasi: WasiVersion) {
+    let scene = Scene::new(wasi);
     let identity_port = scene.emulator.listening().port();
     let vault_port = scene.vault.listening().port();
     // Granted all the same, and out of reach.
@@ -159,6 +203,7 @@ async fn what_is_not_granted_or_not_the_plugins_to_say_is_not_sent() {
         // A pattern may be refused for what it says, which is as good.
         .filter(|host| HostPattern::parse(host).is_ok())
         .collect();
+    assert!(granted.iter().any(|host| host.ends_with(&format!(":{identity_port}"))));
     let mut plugin = scene.plugin(&granted).await;
     let secret = || scene.secret();
     let at = |authority: &str| Request::get(&format!("https://{authority}/secrets/greeting?api-version=7.4"));
@@ -170,8 +215,8 @@ async fn what_is_not_granted_or_not_the_plugins_to_say_is_not_sent() {
             at(&format!("localhost:{vault_port}")),
             DENIED,
         ),
-        ("another spelling", at(&format!("127.1:{vault_port}")), DENIED),
-        ("a number", at(&format!("2130706433:{vault_port}")), DENIED),
+        ("another spelling", at(&format!("127.1:{vault_port}")), INVALID),
+        ("a number", at(&format!("2130706433:{vault_port}")), INVALID),
         (
             "without TLS",
             Request {
@@ -194,15 +239,23 @@ async fn what_is_not_granted_or_not_the_plugins_to_say_is_not_sent() {
             DENIED,
         ),
         ("its own cookie", secret().field("cookie", "session=x"), DENIED),
-        ("a tunnel", secret().method("CONNECT"), DENIED),
-        ("a trace", secret().method("TRACE"), DENIED),
+        (
+            "a tunnel",
+            secret().method("CONNECT"),
+            "ErrorCode::HttpRequestMethodInvalid",
+        ),
+        (
+            "a trace",
+            secret().method("TRACE"),
+            "ErrorCode::HttpRequestMethodInvalid",
+        ),
         (
             "a dot segment",
             Request {
                 path: "/secrets/../keys".to_owned(),
                 ..secret()
             },
-            DENIED,
+            INVALID,
         ),
         (
             "an encoded one",
@@ -210,7 +263,7 @@ async fn what_is_not_granted_or_not_the_plugins_to_say_is_not_sent() {
                 path: "/secrets/%2e%2E/keys".to_owned(),
                 ..secret()
             },
-            DENIED,
+            INVALID,
         ),
         (
             "an encoded slash",
@@ -218,7 +271,7 @@ async fn what_is_not_granted_or_not_the_plugins_to_say_is_not_sent() {
                 path: "/secrets%2fgreeting".to_owned(),
                 ..secret()
             },
-            DENIED,
+            INVALID,
         ),
         (
             "half an octet",
@@ -226,7 +279,7 @@ async fn what_is_not_granted_or_not_the_plugins_to_say_is_not_sent() {
                 path: "/secrets/%2".to_owned(),
                 ..secret()
             },
-            DENIED,
+            INVALID,
         ),
         (
             "two slashes",
@@ -234,7 +287,7 @@ async fn what_is_not_granted_or_not_the_plugins_to_say_is_not_sent() {
                 path: "//evil.example/".to_owned(),
                 ..secret()
             },
-            DENIED,
+            INVALID,
         ),
         (
             "a host field",
@@ -271,9 +324,8 @@ async fn what_is_not_granted_or_not_the_plugins_to_say_is_not_sent() {
     assert_eq!(plugin.pieces_of(&scene.token().await).await, 0);
 }
 
-#[tokio::test]
-async fn a_plain_destination_gets_the_request_as_it_is() {
-    let scene = Scene::new();
+async fn a_plain_destination_gets_the_request_as_it_is(wasi: WasiVersion) {
+    let scene = Scene::new(wasi);
     let server = Server::always(Act::Reply(reply(200, &[("Set-Cookie", "a=b")], "plain")));
     let mut plugin = scene.plugin(&[&format!("http://{}", server.authority())]).await;
     let request = Request::get(&server.url("/a%20b?c"))
@@ -302,15 +354,13 @@ async fn a_plain_destination_gets_the_request_as_it_is() {
     assert_eq!(scene.emulator.stats().requests, 0, "no token was asked for");
 }
 
-#[tokio::test]
-async fn a_redirect_is_the_plugins_to_follow_and_takes_no_token_along() {
-    let scene = Scene::new();
+async fn a_redirect_is_the_plugins_to_follow_and_takes_no_token_along(wasi: WasiVersion) {
+    let scene = Scene::new(wasi);
     let elsewhere = Server::always(Act::ok("elsewhere"));
     let target = elsewhere.url("/secrets/greeting");
-    scene.vault.behave({
-        let mut behaviour = Behaviour::default();
-        behaviour.redirect_to = Some(target.clone());
-        behaviour
+    scene.vault.behave(Behaviour {
+        redirect_to: Some(target.clone()),
+        ..Behaviour::default()
     });
     let granted = format!("http://{}", elsewhere.authority());
     for (hosts, followed) in [(vec![], Err(DENIED)), (vec![granted.as_str()], Ok("elsewhere"))] {
@@ -335,15 +385,14 @@ async fn a_redirect_is_the_plugins_to_follow_and_takes_no_token_along() {
     assert_eq!(request.headers(), [("host".to_owned(), elsewhere.authority())]);
 }
 
-#[tokio::test]
-async fn a_claims_challenge_is_answered_once() {
+async fn a_claims_challenge_is_answered_once(wasi: WasiVersion) {
     const CLAIMS: &str = r#"{"access_token":{"nbf":{"essential":true,"value":"1700000000"}}}"#;
     for (what, revoked, status, requests, tokens) in [
         ("no challenge", 0, 200, 1, 1),
         ("a challenge that a new token answers", 1, 200, 2, 2),
         ("a challenge that no token answers", 2, 401, 2, 2),
     ] {
-        let scene = Scene::new();
+        let scene = Scene::new(wasi);
         for _ in 0..revoked {
             scene.vault.demand_claims(CLAIMS);
         }
@@ -360,9 +409,8 @@ async fn a_claims_challenge_is_answered_once() {
     }
 }
 
-#[tokio::test]
-async fn a_request_with_a_body_is_sent_again_whole() {
-    let scene = Scene::new();
+async fn a_request_with_a_body_is_sent_again_whole(wasi: WasiVersion) {
+    let scene = Scene::new(wasi);
     scene.vault.demand_claims("{}");
     let mut plugin = scene.plugin(&[]).await;
     let body = "x".repeat(100_000);
@@ -378,9 +426,8 @@ async fn a_request_with_a_body_is_sent_again_whole() {
     assert_eq!(lengths, [Some("100000".to_owned()), Some("100000".to_owned())]);
 }
 
-#[tokio::test]
-async fn a_challenge_for_which_there_is_no_token_is_the_plugins() {
-    let scene = Scene::new();
+async fn a_challenge_for_which_there_is_no_token_is_the_plugins(wasi: WasiVersion) {
+    let scene = Scene::new(wasi);
     let mut plugin = scene.plugin(&[]).await;
     let token = scene.token().await;
     scene.vault.demand_claims("{}");
@@ -394,9 +441,8 @@ async fn a_challenge_for_which_there_is_no_token_is_the_plugins() {
     assert_eq!(plugin.pieces_of(&token).await, 0);
 }
 
-#[tokio::test]
-async fn a_401_without_claims_is_the_plugins_and_asks_for_no_token() {
-    let scene = Scene::new();
+async fn a_401_without_claims_is_the_plugins_and_asks_for_no_token(wasi: WasiVersion) {
+    let scene = Scene::new(wasi);
     let mut grant = scene.grant(&[]);
     grant.authorize_only[0].audience = "https://storage.azure.com".to_owned();
     let mut plugin = scene.plugin_with(grant).await;
@@ -411,9 +457,8 @@ async fn a_401_without_claims_is_the_plugins_and_asks_for_no_token() {
     assert_eq!((scene.vault.requests().len(), scene.emulator.stats().requests), (1, 1));
 }
 
-#[tokio::test]
-async fn a_plugin_without_an_identity_is_told_the_cause() {
-    let scene = Scene::new();
+async fn a_plugin_without_an_identity_is_told_the_cause(wasi: WasiVersion) {
+    let scene = Scene::new(wasi);
     let refusal = r#"{"error":"invalid_request","error_description":"Identity not found"}"#;
     scene.emulator.add_fault(Fault::reply(StatusCode::BAD_REQUEST, refusal));
     let mut plugin = scene.plugin(&[]).await;
@@ -422,9 +467,8 @@ async fn a_plugin_without_an_identity_is_told_the_cause() {
     assert_eq!(scene.vault.requests(), []);
 }
 
-#[tokio::test]
-async fn a_reply_that_repeats_the_token_is_withheld() {
-    let scene = Scene::new();
+async fn a_reply_that_repeats_the_token_is_withheld(wasi: WasiVersion) {
+    let scene = Scene::new(wasi);
     for echo in [
         Echo::Header,
         Echo::Body,
@@ -433,10 +477,9 @@ async fn a_reply_that_repeats_the_token_is_withheld() {
         Echo::Chunks(100),
         Echo::Chunks(1500),
     ] {
-        scene.vault.behave({
-            let mut behaviour = Behaviour::default();
-            behaviour.echo = Some(echo);
-            behaviour
+        scene.vault.behave(Behaviour {
+            echo: Some(echo),
+            ..Behaviour::default()
         });
         let mut plugin = scene.plugin(&[]).await;
         let error = plugin.send(&scene.secret()).await.unwrap_err();
@@ -450,24 +493,73 @@ async fn a_reply_that_repeats_the_token_is_withheld() {
     assert!(scene.vault.requests().iter().all(|request| request.status == Some(200)));
 }
 
-#[tokio::test]
-async fn a_server_that_is_not_known_gets_no_token() {
-    let scene = Scene::new();
+async fn a_server_that_is_not_known_gets_no_token(wasi: WasiVersion) {
+    let scene = Scene::new(wasi);
     let caller = Caller::new("plugin");
     scene
         .gate
         .replace(Policy::default().with(caller.clone(), scene.grant(&[])));
     // Without the vault's authority.
-    let mut plugin = Plugin::start(AuthorizedHttp::new(scene.gate.caller(caller))).await;
+    let mut plugin = Plugin::start(wasi, AuthorizedHttp::new(scene.gate.caller(caller))).await;
     let error = plugin.send(&scene.secret()).await.unwrap_err();
     assert!(error.contains("TlsCertificateError"), "{error}");
     assert_eq!(scene.vault.requests(), []);
     assert_eq!(plugin.pieces_of(&scene.token().await).await, 0);
 }
 
-#[tokio::test]
-async fn callers_share_connections_and_nothing_else() {
-    let scene = Scene::new();
+async fn a_caller_waits_for_its_own_requests_and_for_nobody_elses(wasi: WasiVersion) {
+    let scene = Scene::new(wasi);
+    let server = Server::start(|request| match request.line().contains("/slow") {
+        true => Act::Gated(reply(200, &[], "slow")),
+        false => Act::ok("fast"),
+    });
+    let grant = scene.grant(&[&format!("http://{}", server.authority())]);
+    let (one, other) = (Caller::new("one"), Caller::new("other"));
+    scene.gate.replace(
+        Policy::default()
+            .with(one.clone(), grant.clone())
+            .with(other.clone(), grant),
+    );
+    let config = AuthorizedHttpConfig {
+        requests_at_once: 1,
+        ..AuthorizedHttpConfig::default()
+    };
+    let hooks = AuthorizedHttp::with_config(scene.gate.caller(one), config);
+    let mut slow = Plugin::start(wasi, hooks.clone()).await;
+    let mut fast = Plugin::start(wasi, hooks.clone()).await;
+    let mut others = Plugin::start(wasi, hooks.for_caller(other)).await;
+    let requests = [Request::get(&server.url("/slow")), Request::get(&server.url("/fast"))];
+    let others_request = Request::get(&server.url("/other"));
+    let both = async {
+        let slow = async {
+            let reply = slow.send(&requests[0]).await;
+            reply.unwrap().text().to_owned()
+        };
+        let fast = async {
+            server.wait_for_requests(1).await;
+            fast.send(&requests[1]).await.unwrap().text().to_owned()
+        };
+        tokio::join!(slow, fast)
+    };
+    let others = async {
+        server.wait_for_requests(1).await;
+        for _ in 0..5 {
+            assert_eq!(others.send(&others_request).await.unwrap().text(), "fast");
+        }
+        let seen: Vec<_> = server
+            .requests()
+            .iter()
+            .map(|request| request.line().to_owned())
+            .collect();
+        assert!(seen.iter().all(|line| !line.contains("/fast")), "{seen:?}");
+        server.release();
+    };
+    let ((slow, fast), ()) = tokio::join!(both, others);
+    assert_eq!((slow.as_str(), fast.as_str()), ("slow", "fast"));
+}
+
+async fn callers_share_connections_and_nothing_else(wasi: WasiVersion) {
+    let scene = Scene::new(wasi);
     let (one, other) = (Caller::new("one"), Caller::new("other"));
     scene
         .gate
@@ -477,9 +569,9 @@ async fn callers_share_connections_and_nothing_else() {
         ..AuthorizedHttpConfig::default()
     };
     let hooks = scene.hooks(AuthorizedHttp::with_config(scene.gate.caller(one), config));
-    let mut granted = Plugin::start(hooks.clone()).await;
-    let mut again = Plugin::start(hooks.clone()).await;
-    let mut stranger = Plugin::start(hooks.for_caller(other.clone())).await;
+    let mut granted = Plugin::start(wasi, hooks.clone()).await;
+    let mut again = Plugin::start(wasi, hooks.clone()).await;
+    let mut stranger = Plugin::start(wasi, hooks.for_caller(other.clone())).await;
     assert_eq!(granted.send(&scene.secret()).await.unwrap().status, 200);
     assert_eq!(again.send(&scene.secret()).await.unwrap().status, 200);
     let error = stranger.send(&scene.secret()).await.unwrap_err();

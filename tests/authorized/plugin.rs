@@ -1,12 +1,12 @@
 //! A plugin in a store of its own, and a search of all its memory.
 
-use managed_identity_host::TokenRequest;
 use managed_identity_host::authorized_http::AuthorizedHttp;
-use managed_identity_test_guests::AUTHORIZED;
+use managed_identity_host::{TokenRequest, WasiVersion};
+use managed_identity_test_guests::{AUTHORIZED_0_2, AUTHORIZED_0_3};
 use std::collections::HashSet;
 use std::sync::OnceLock;
 use wasmtime::component::{Component, ComponentType, Instance, Lift, Linker, Lower, ResourceTable};
-use wasmtime::{Engine, Store, StoreContextMut};
+use wasmtime::{Config, Engine, Store, StoreContextMut};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
@@ -113,11 +113,18 @@ impl WasiHttpView for World {
 }
 
 /// Compiled once for all tests of the process.
-fn compiled() -> &'static (Engine, Component) {
-    static COMPILED: OnceLock<(Engine, Component)> = OnceLock::new();
-    COMPILED.get_or_init(|| {
-        let engine = Engine::default();
-        let component = Component::new(&engine, AUTHORIZED).unwrap();
+fn compiled(wasi: WasiVersion) -> &'static (Engine, Component) {
+    static V0_2: OnceLock<(Engine, Component)> = OnceLock::new();
+    static V0_3: OnceLock<(Engine, Component)> = OnceLock::new();
+    let (compiled, component) = match wasi {
+        WasiVersion::V0_2 => (&V0_2, AUTHORIZED_0_2),
+        WasiVersion::V0_3 => (&V0_3, AUTHORIZED_0_3),
+    };
+    compiled.get_or_init(|| {
+        let mut config = Config::new();
+        config.wasm_component_model_async(true);
+        let engine = Engine::new(&config).unwrap();
+        let component = Component::new(&engine, component).unwrap();
         (engine, component)
     })
 }
@@ -126,6 +133,8 @@ fn linker(engine: &Engine) -> Linker<World> {
     let mut linker = Linker::new(engine);
     wasmtime_wasi::p2::add_to_linker_async(&mut linker).unwrap();
     wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker).unwrap();
+    wasmtime_wasi::p3::add_to_linker(&mut linker).unwrap();
+    wasmtime_wasi_http::p3::add_to_linker(&mut linker).unwrap();
     linker
         .root()
         .func_wrap(
@@ -151,8 +160,8 @@ fn linker(engine: &Engine) -> Linker<World> {
 }
 
 impl Plugin {
-    pub(crate) async fn start(hooks: AuthorizedHttp) -> Self {
-        let (engine, component) = compiled();
+    pub(crate) async fn start(wasi: WasiVersion, hooks: AuthorizedHttp) -> Self {
+        let (engine, component) = compiled(wasi);
         let world = World {
             wasi: WasiCtx::builder().build(),
             http: WasiHttpCtx::new(),

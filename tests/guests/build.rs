@@ -23,8 +23,13 @@ fn build() -> Result<()> {
             .build(Path::new(&out_dir))?;
         println!("cargo::rustc-env={variable}={}", component.display());
     }
-    let authorized = Guest::new("authorized", "managed-identity-authorized-guest").build(Path::new(&out_dir))?;
-    println!("cargo::rustc-env=AUTHORIZED={}", authorized.display());
+    for (variable, feature) in [("AUTHORIZED_0_2", "wasi-0-2"), ("AUTHORIZED_0_3", "wasi-0-3")] {
+        let guest = Guest::new("authorized", "managed-identity-authorized-guest").features([feature]);
+        println!(
+            "cargo::rustc-env={variable}={}",
+            guest.build(Path::new(&out_dir))?.display()
+        );
+    }
     let example = Guest::new("../../examples/guests/rust", "example-guest-rust").build(Path::new(&out_dir))?;
     println!("cargo::rustc-env=EXAMPLE_RUST={}", example.display());
     Ok(())

@@ -1,7 +1,10 @@
 //! Components that tests run: some in the place of the provider, some as its client.
 
-/// The plugin that sends requests, and shows all of its memory.
-pub const AUTHORIZED: &[u8] = include_bytes!(env!("AUTHORIZED"));
+/// The plugin that sends requests over WASI 0.2, and shows all of its memory.
+pub const AUTHORIZED_0_2: &[u8] = include_bytes!(env!("AUTHORIZED_0_2"));
+
+/// The same over WASI 0.3.
+pub const AUTHORIZED_0_3: &[u8] = include_bytes!(env!("AUTHORIZED_0_3"));
 
 /// `examples/guests/rust`.
 pub const EXAMPLE_RUST: &[u8] = include_bytes!(env!("EXAMPLE_RUST"));

@@ -66,7 +66,6 @@ const ECHO_FIELD: HeaderName = HeaderName::from_static("x-echoed-authorization")
 
 /// What the vault does besides what Key Vault does.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
 pub struct Behaviour {
     /// Requests that are permitted are redirected to this URL.
     pub redirect_to: Option<String>,

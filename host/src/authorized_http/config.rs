@@ -18,7 +18,8 @@ pub struct AuthorizedHttpConfig {
     /// How long sending a request and reading its reply may take together. Default: 10 min.
     pub exchange_timeout: Duration,
     /// How many bytes the body of a request may have. Default: 8 MiB. It is kept in the host's memory, so that the request
-    /// can be sent again with another token.
+    /// can be sent again with another token: for each caller, [`requests_at_once`](Self::requests_at_once) times as much at
+    /// most.
     pub request_body_limit: usize,
     /// How many bytes the body of a reply may have. Default: 1 GiB. It is passed on as it comes.
     pub response_body_limit: u64,

@@ -29,24 +29,28 @@ pub(super) fn pass_on(
     place: Option<OwnedSemaphorePermit>,
 ) -> Result<Response<WasiBody>, Error> {
     let (mut head, body) = reply.into_parts();
-    if search.is_some() {
-        readable(&head.headers)?;
-        for name in CREDENTIALS {
-            head.headers.remove(name);
-        }
-    }
-    remove_connection_fields(&mut head.headers);
-    if let Some(search) = &search
-        && head.headers.values().any(|value| search.finds(value.as_bytes()))
-    {
-        return Err(withheld());
-    }
+    clean(&mut head.headers, search.as_deref())?;
     let body = ReplyBody {
         body: Some(body),
         searched: search.map(Searched::new),
         place,
     };
     Ok(Response::from_parts(head, body.boxed_unsync()))
+}
+
+/// Leaves of the fields of a reply what the plugin may have.
+fn clean(fields: &mut HeaderMap, search: Option<&Search>) -> Result<(), Error> {
+    if search.is_some() {
+        readable(fields)?;
+        for name in CREDENTIALS {
+            fields.remove(name);
+        }
+    }
+    remove_connection_fields(fields);
+    match search.is_some_and(|search| fields.values().any(|value| search.finds(value.as_bytes()))) {
+        true => Err(withheld()),
+        false => Ok(()),
+    }
 }
 
 /// What a plugin is told instead of a reply that has its token in it.
@@ -145,5 +149,105 @@ impl Body for ReplyBody {
 
     fn is_end_stream(&self) -> bool {
         self.body.is_none()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "the fields are literals")]
+
+    use super::*;
+    use managed_identity_provider::secret::Secret;
+
+    const TOKEN: &str = "0123456789abcdefghijklmnopqrstuvwxyz";
+
+    /// What is left of a reply's fields, or the plugin's error.
+    fn left(fields: &[(&str, &str)], authorized: bool) -> Result<Vec<String>, String> {
+        let search = Search::new(&[&Secret::from(TOKEN)]).unwrap();
+        let mut map = HeaderMap::new();
+        for (name, value) in fields {
+            map.append(name.parse::<HeaderName>().unwrap(), value.parse().unwrap());
+        }
+        clean(&mut map, authorized.then_some(&*search)).map_err(|error| format!("{error:?}"))?;
+        Ok(map.keys().map(ToString::to_string).collect())
+    }
+
+    #[test]
+    fn a_plugin_gets_the_fields_that_are_for_it() {
+        for (fields, plain, authorized) in [
+            (
+                [
+                    ("content-type", "a/b"),
+                    ("location", "https://elsewhere.example/"),
+                    ("etag", "x"),
+                ]
+                .as_slice(),
+                ["content-type", "location", "etag"].as_slice(),
+                ["content-type", "location", "etag"].as_slice(),
+            ),
+            (
+                &[
+                    ("connection", "close, X-Hop"),
+                    ("x-hop", "1"),
+                    ("keep-alive", "5"),
+                    ("x-end", "2"),
+                ],
+                &["x-end"],
+                &["x-end"],
+            ),
+            (
+                &[
+                    ("upgrade", "h2c"),
+                    ("te", "trailers"),
+                    ("trailer", "x"),
+                    ("proxy-authenticate", "Basic"),
+                ],
+                &[],
+                &[],
+            ),
+            (
+                &[
+                    ("set-cookie", "a=b"),
+                    ("authorization", "x"),
+                    ("authentication-info", "y"),
+                    ("x-end", "2"),
+                ],
+                &["set-cookie", "authorization", "authentication-info", "x-end"],
+                &["x-end"],
+            ),
+            (
+                &[("content-encoding", "identity"), ("transfer-encoding", "chunked")],
+                &["content-encoding"],
+                &["content-encoding"],
+            ),
+        ] {
+            assert_eq!(left(fields, false).unwrap(), plain, "{fields:?}");
+            assert_eq!(left(fields, true).unwrap(), authorized, "{fields:?}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_searched_or_has_the_token_in_it_is_withheld() {
+        let query = format!("https://elsewhere.example/?token={TOKEN}");
+        for (name, value, error) in [
+            ("content-encoding", "gzip", "HttpResponseContentCoding(Some(\"gzip\"))"),
+            (
+                "content-encoding",
+                "identity, br",
+                "HttpResponseContentCoding(Some(\"br\"))",
+            ),
+            (
+                "transfer-encoding",
+                "gzip, chunked",
+                "HttpResponseTransferCoding(Some(\"gzip\"))",
+            ),
+            ("location", query.as_str(), "the reply is withheld"),
+            ("x-debug", &TOKEN[..24], "the reply is withheld"),
+        ] {
+            let found = left(&[(name, value)], true).unwrap_err();
+            assert!(found.contains(error), "{name}: {found}");
+            assert!(!found.contains(&TOKEN[..24]), "{found}");
+            assert!(left(&[(name, value)], false).is_ok(), "{name}");
+        }
     }
 }

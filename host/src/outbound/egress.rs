@@ -53,7 +53,7 @@ impl EgressPolicy {
 
     /// Trusts these authorities besides the system's.
     pub(crate) fn with_root_certificates(mut self, certificates: RootCertificates) -> Self {
-        self.root_certificates = certificates;
+        self.root_certificates = self.root_certificates.and(&certificates);
         self
     }
 
@@ -221,5 +221,221 @@ impl Egress {
         let times = exchanger.times(target, options);
         let deadline = Box::pin(sleep(exchanger.config().exchange_timeout));
         exchanger.send(target, fields, body, &times, deadline, None).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(
+        clippy::unwrap_used,
+        reason = "the origins are literals and the servers the tests' own"
+    )]
+
+    use super::super::connector::tests::Scripted;
+    use super::*;
+    use http_body_util::Empty;
+    use std::sync::atomic::Ordering;
+    use tokio::net::TcpListener;
+
+    fn origin(url: &str) -> Origin {
+        let target = Target::parse(&Method::GET, &url.parse().unwrap(), check_encoded_path);
+        target.unwrap().origin().clone()
+    }
+
+    #[test]
+    fn no_name_leads_to_this_machine_the_link_or_the_platform() {
+        let policy = EgressPolicy::default();
+        let [name, local, v4, v6] = [
+            "https://name.example",
+            "https://localhost",
+            "https://127.0.0.1",
+            "https://[::1]",
+        ]
+        .map(|url| origin(url));
+        // The second says whether an origin that is this machine by its very name may go there.
+        for (address, anybody, this_machine) in [
+            ("8.8.8.8", true, true),
+            ("2001:4860:4860::8888", true, true),
+            ("10.0.0.4", true, true),
+            ("192.168.1.1", true, true),
+            ("fd12:3456::1", true, true),
+            ("127.0.0.1", false, true),
+            ("127.9.9.9", false, true),
+            ("::1", false, true),
+            ("::ffff:127.0.0.1", false, true),
+            ("169.254.169.254", false, false),
+            ("169.254.0.1", false, false),
+            ("::ffff:169.254.169.254", false, false),
+            ("fe80::1", false, false),
+            ("168.63.129.16", false, false),
+            ("::ffff:168.63.129.16", false, false),
+            ("100.100.100.200", false, false),
+            ("fd00:ec2::254", false, false),
+            ("fd20:ce::254", false, false),
+            ("0.0.0.0", false, false),
+            ("::", false, false),
+            ("255.255.255.255", false, false),
+            ("224.0.0.1", false, false),
+            // By way of a translator.
+            ("64:ff9b::169.254.169.254", false, false),
+            ("64:ff9b::127.0.0.1", false, false),
+            ("64:ff9b::168.63.129.16", false, false),
+            ("64:ff9b::8.8.8.8", true, true),
+            ("2002:a9fe:a9fe::1", false, false),
+            ("2002:808:808::1", true, true),
+            ("::169.254.169.254", false, false),
+            ("::127.0.0.1", false, false),
+        ] {
+            let socket = SocketAddr::new(address.parse().unwrap(), 443);
+            assert_eq!(policy.permits(&name, socket), anybody, "{address}");
+            for origin in [&local, &v4, &v6] {
+                assert_eq!(policy.permits(origin, socket), this_machine, "{origin} {address}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_identity_endpoint_is_out_of_reach_by_all_its_names() {
+        for (withheld, url, address, permitted) in [
+            (
+                "http://127.0.0.1:41741",
+                "http://127.0.0.1:41741",
+                "127.0.0.1:41741",
+                false,
+            ),
+            (
+                "http://127.0.0.1:41741",
+                "http://localhost:41741",
+                "127.0.0.1:41741",
+                false,
+            ),
+            ("http://127.0.0.1:41741", "http://localhost:41741", "[::1]:41741", false),
+            (
+                "http://127.0.0.1:41741",
+                "https://127.0.0.2:41741",
+                "127.0.0.2:41741",
+                false,
+            ),
+            (
+                "http://127.0.0.1:41741",
+                "http://localhost:41742",
+                "127.0.0.1:41742",
+                true,
+            ),
+            (
+                "http://localhost:42356",
+                "http://127.0.0.1:42356",
+                "127.0.0.1:42356",
+                false,
+            ),
+            ("http://[::1]:42356", "http://127.0.0.1:42356", "127.0.0.1:42356", false),
+            (
+                "https://10.0.0.4:2377",
+                "https://name.example:2377",
+                "10.0.0.4:2377",
+                false,
+            ),
+            (
+                "https://10.0.0.4:2377",
+                "https://name.example:2377",
+                "[::ffff:10.0.0.4]:2377",
+                false,
+            ),
+            (
+                "https://10.0.0.4:2377",
+                "https://name.example:2377",
+                "10.0.0.5:2377",
+                true,
+            ),
+            ("https://10.0.0.4:2377", "https://10.0.0.4", "10.0.0.4:443", true),
+        ] {
+            let policy = EgressPolicy::withholding([origin(withheld)]);
+            let (origin, address) = (origin(url), address.parse().unwrap());
+            assert_eq!(
+                policy.permits(&origin, address),
+                permitted,
+                "{withheld} {origin} {address}"
+            );
+        }
+        // One that has a name is withheld by that name.
+        let policy = EgressPolicy::withholding([origin("https://login.example")]);
+        let check = |url: &str| policy.check(&Method::GET, &url.parse().unwrap(), &HeaderMap::new());
+        assert!(matches!(
+            check("https://login.example/x").unwrap_err().reason,
+            DenialReason::OutOfReach { .. }
+        ));
+        assert!(check("https://other.example/x").is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_name_that_leads_out_of_reach_is_not_dialled() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        for addresses in [
+            ["127.0.0.1"].as_slice(),
+            &["169.254.169.254"],
+            &["168.63.129.16", "::ffff:169.254.169.254"],
+            &["fd00:ec2::254", "127.0.0.1"],
+        ] {
+            let resolver = Scripted::new(addresses);
+            let egress = Egress::with_resolver(EgressPolicy::default(), OutboundConfig::default(), resolver.clone());
+            let uri: Uri = format!("http://vault.example:{port}/").parse().unwrap();
+            let target = egress.policy().check(&Method::GET, &uri, &HeaderMap::new()).unwrap();
+            let options = RequestOptions::default();
+            let body = egress.read(&target, Empty::<Bytes>::new(), options).await.unwrap();
+            let error = egress.send(&target, HeaderMap::new(), body, options).await.unwrap_err();
+            let expected: Vec<IpAddr> = addresses.iter().map(|address| address.parse().unwrap()).collect();
+            assert!(
+                matches!(&error, OutboundError::Denied(denial) if matches!(
+                    &denial.reason,
+                    DenialReason::OutOfReach { addresses, .. } if *addresses == expected
+                )),
+                "{error:?}"
+            );
+            assert_eq!(resolver.asked.load(Ordering::Relaxed), 1);
+        }
+    }
+
+    #[test]
+    fn requests_are_spelled_in_one_way() {
+        let policy = EgressPolicy::default();
+        for (method, url, field, taken) in [
+            ("GET", "https://vault.example/secrets/a?api-version=7.4", "accept", true),
+            (
+                "PATCH",
+                "https://vault.example/a%20b/%C3%A9?x=%2F",
+                "authorization",
+                true,
+            ),
+            ("MERGE", "https://vault.example:8443/", "cookie", true),
+            ("CONNECT", "https://vault.example/", "accept", false),
+            ("TRACE", "https://vault.example/", "accept", false),
+            ("GET", "ftp://vault.example/", "accept", false),
+            ("GET", "https://user@vault.example/", "accept", false),
+            ("GET", "https://vault.example./", "accept", false),
+            ("GET", "https://127.1/", "accept", false),
+            ("GET", "https://vault.example/a/../b", "accept", false),
+            ("GET", "https://vault.example/a/%2e%2E/b", "accept", false),
+            ("GET", "https://vault.example/a%2Fb", "accept", false),
+            ("GET", "https://vault.example/a%5cb", "accept", false),
+            ("GET", "https://vault.example/a%0d%0ab", "accept", false),
+            ("GET", "https://vault.example/a%", "accept", false),
+            ("GET", "https://vault.example/a%4", "accept", false),
+            ("GET", "https://vault.example/a%zz", "accept", false),
+            ("GET", "https://vault.example//a", "accept", false),
+            ("GET", "https://vault.example/", "host", false),
+            ("GET", "https://vault.example/", "connection", false),
+            ("GET", "https://vault.example/", "te", false),
+            ("GET", "https://vault.example/", "proxy-authorization", false),
+            ("GET", "https://vault.example/", "x-forwarded-for", false),
+        ] {
+            let name: http::HeaderName = field.parse().unwrap();
+            let fields = HeaderMap::from_iter([(name, http::HeaderValue::from_static("x"))]);
+            let target = policy.check(&method.parse().unwrap(), &url.parse().unwrap(), &fields);
+            assert_eq!(target.is_ok(), taken, "{method} {url} {field}: {target:?}");
+            if let Ok(target) = target {
+                assert_eq!(target.uri().to_string(), url);
+            }
+        }
     }
 }

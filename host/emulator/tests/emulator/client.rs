@@ -3,7 +3,8 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use managed_identity_emulator::Emulator;
+use managed_identity_emulator::tls::Certificate;
+use managed_identity_emulator::{Emulator, KeyVault};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
@@ -105,8 +106,26 @@ pub(crate) async fn try_send_tls(
     body: &str,
 ) -> Option<Answer> {
     let address = emulator.tls_listening().unwrap();
+    let request = request(address, method, target, headers, body);
+    exchange_tls(address, emulator.certificate().unwrap(), server_name, &request).await
+}
+
+/// A request to a vault.
+pub(crate) async fn ask_vault(vault: &KeyVault, method: &str, target: &str, headers: &[(&str, &str)]) -> Answer {
+    let request = request(vault.listening(), method, target, headers, "");
+    exchange_tls(vault.listening(), vault.certificate(), "localhost", &request)
+        .await
+        .unwrap()
+}
+
+async fn exchange_tls(
+    address: SocketAddr,
+    certificate: &Certificate,
+    server_name: &str,
+    request: &str,
+) -> Option<Answer> {
     let mut roots = RootCertStore::empty();
-    let pem = emulator.certificate().unwrap().authority_pem();
+    let pem = certificate.authority_pem();
     roots
         .add(CertificateDer::from_pem_slice(pem.as_bytes()).unwrap())
         .unwrap();
@@ -118,7 +137,6 @@ pub(crate) async fn try_send_tls(
     let stream = TcpStream::connect(address).await.unwrap();
     let name = ServerName::try_from(server_name.to_owned()).unwrap();
     let mut stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await.ok()?;
-    let request = request(address, method, target, headers, body);
     stream.write_all(request.as_bytes()).await.ok()?;
     let mut answer = Vec::new();
     // A stream that ends without saying so counts as far as it came.

@@ -16,6 +16,7 @@ mod cloud_shell;
 mod control;
 mod faults;
 mod imds;
+mod key_vault;
 mod look_alikes;
 mod server;
 mod service_fabric;

@@ -11,6 +11,7 @@ mod identity;
 pub use audience::AudiencePattern;
 pub use host::HostPattern;
 pub use identity::IdentityPattern;
+pub(crate) use identity::named;
 
 use crate::outbound::{Origin, OriginFault, Scheme};
 use url::Host;
@@ -21,7 +22,7 @@ use url::Host;
 pub struct PatternError(String);
 
 impl PatternError {
-    fn new(message: impl Into<String>) -> Self {
+    pub(super) fn new(message: impl Into<String>) -> Self {
         Self(message.into())
     }
 }

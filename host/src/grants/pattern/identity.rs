@@ -87,13 +87,20 @@ impl fmt::Display for IdentityPattern {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Any => formatter.write_str("any"),
-            Self::Exactly(Identity::PlatformDefault) => formatter.write_str("platform-default"),
-            Self::Exactly(Identity::SystemAssigned) => formatter.write_str("system-assigned"),
-            Self::Exactly(Identity::ClientId(id)) => write!(formatter, "client-id:{id}"),
-            Self::Exactly(Identity::ObjectId(id)) => write!(formatter, "object-id:{id}"),
-            Self::Exactly(Identity::ResourceId(id)) => write!(formatter, "resource-id:{id}"),
+            Self::Exactly(identity) => named(identity).fmt(formatter),
         }
     }
+}
+
+/// The identity as a policy writes it.
+pub(crate) fn named(identity: &Identity) -> impl fmt::Display {
+    fmt::from_fn(move |formatter| match identity {
+        Identity::PlatformDefault => formatter.write_str("platform-default"),
+        Identity::SystemAssigned => formatter.write_str("system-assigned"),
+        Identity::ClientId(id) => write!(formatter, "client-id:{id}"),
+        Identity::ObjectId(id) => write!(formatter, "object-id:{id}"),
+        Identity::ResourceId(id) => write!(formatter, "resource-id:{id}"),
+    })
 }
 
 #[cfg(test)]

@@ -91,6 +91,7 @@ pub enum PluginOutcome {
 pub struct PluginCommand {
     plugin: Plugin,
     granted: Granted,
+    http: Option<AuthorizedHttp>,
     wasi: WasiCtxBuilder,
     directories: Vec<(PathBuf, String, FsPerms)>,
     limits: PluginLimits,
@@ -106,6 +107,7 @@ impl Plugin {
         PluginCommand {
             plugin: self.clone(),
             granted,
+            http: None,
             wasi: WasiCtx::builder(),
             directories: Vec::new(),
             output: Budget::new(limits.output, meter.clone()),
@@ -170,6 +172,13 @@ impl PluginCommand {
         self
     }
 
+    /// Sends its HTTP through this client of the same gate, in the name of this run's caller. Without it, each run has
+    /// connections of its own, and trusts the authorities of the system.
+    pub fn http(mut self, http: &AuthorizedHttp) -> Self {
+        self.http = Some(http.for_caller(self.granted.caller().clone()));
+        self
+    }
+
     /// Runs it to its end, on a tokio runtime with I/O and time. Dropping the future ends it at once.
     ///
     /// # Errors
@@ -211,7 +220,10 @@ impl PluginCommand {
         let state = State {
             wasi: wasi.build(),
             http,
-            hooks: AuthorizedHttp::new(self.granted.clone()),
+            hooks: match self.http.take() {
+                Some(http) => http,
+                None => AuthorizedHttp::new(self.granted.clone()),
+            },
             identity: IdentityCtx::new(self.granted.clone()),
             table,
             quota: Quota::new(self.limits.clone()),

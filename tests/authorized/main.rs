@@ -10,7 +10,7 @@ mod support;
 
 use http::StatusCode;
 use managed_identity_emulator::key_vault::{Behaviour, Echo, KeyVault};
-use managed_identity_emulator::{Emulator, EmulatorConfig, Fault, Source, http};
+use managed_identity_emulator::{Emulator, EmulatorConfig, Fault, SigningKey, Source, http};
 use managed_identity_host::authorized_http::{AuthorizedHttp, AuthorizedHttpConfig};
 use managed_identity_host::grants::{
     AudiencePattern, AuthorizeRule, Caller, Gate, Grant, HostPattern, IdentityPattern, Policy, TokenRule,
@@ -18,6 +18,7 @@ use managed_identity_host::grants::{
 use managed_identity_host::outbound::RootCertificates;
 use managed_identity_host::{Identity, TokenRequest, WasiVersion};
 use plugin::{Plugin, Request, VAULT, occurrences};
+use std::sync::OnceLock;
 use support::brokers::broker;
 use support::server::{Act, Server, reply};
 
@@ -77,7 +78,12 @@ struct Scene {
 
 impl Scene {
     fn new(wasi: WasiVersion) -> Self {
-        let emulator = Emulator::start(EmulatorConfig::default()).unwrap();
+        static KEY: OnceLock<SigningKey> = OnceLock::new();
+        let config = EmulatorConfig {
+            signing_key: Some(KEY.get_or_init(|| SigningKey::generate().unwrap()).clone()),
+            ..EmulatorConfig::default()
+        };
+        let emulator = Emulator::start(config).unwrap();
         let vault = emulator
             .start_key_vault([("greeting", "hello from the vault")])
             .unwrap();

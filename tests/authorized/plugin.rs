@@ -198,7 +198,7 @@ impl Plugin {
         show.call_async(&mut self.store, ()).await.unwrap();
         let memory = std::mem::take(&mut self.store.data_mut().looked_at);
         assert!(
-            memory.len() >= 64 * 1024 && memory.len() % (64 * 1024) == 0,
+            memory.len() >= 64 * 1024 && memory.len().is_multiple_of(64 * 1024),
             "it is whole pages"
         );
         memory

@@ -151,7 +151,7 @@ fn pieces(text: &str) -> Vec<&[u8]> {
     let text = text.as_bytes();
     let last = text.len().saturating_sub(PIECE);
     let mut pieces: Vec<_> = text.chunks_exact(PIECE).collect();
-    if text.len() % PIECE != 0 {
+    if !text.len().is_multiple_of(PIECE) {
         pieces.push(&text[last..]);
     }
     pieces

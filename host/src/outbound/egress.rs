@@ -251,7 +251,7 @@ mod tests {
             "https://127.0.0.1",
             "https://[::1]",
         ]
-        .map(|url| origin(url));
+        .map(origin);
         // The second says whether an origin that is this machine by its very name may go there.
         for (address, anybody, this_machine) in [
             ("8.8.8.8", true, true),

@@ -6,7 +6,11 @@ use wasip2::http::types::{
 };
 use wasip2::io::streams::StreamError;
 
-#[expect(unsafe_code, reason = "generated code, which speaks the canonical ABI")]
+#[expect(
+    unsafe_code,
+    clippy::too_many_arguments,
+    reason = "generated code, which speaks the canonical ABI"
+)]
 mod bindings {
     use super::Component;
 

@@ -5,7 +5,11 @@ use wasip3::http::types::{ErrorCode, Fields, Method, Request as Outgoing, Respon
 use wasip3::{wit_future, wit_stream};
 use wit_bindgen::StreamResult;
 
-#[expect(unsafe_code, reason = "generated code, which speaks the canonical ABI")]
+#[expect(
+    unsafe_code,
+    clippy::too_many_arguments,
+    reason = "generated code, which speaks the canonical ABI"
+)]
 mod bindings {
     use super::Component;
 

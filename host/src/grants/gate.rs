@@ -1,7 +1,9 @@
 //! A broker behind a policy.
 
+mod refusal;
+
 use super::limits::{Counts, Register};
-use super::{AuthorizeRule, Caller, Grant, Policy, named};
+use super::{AuthorizeRule, Caller, Grant, Policy};
 use crate::audit::{self, Asked, Decision, Kind};
 use crate::broker::Broker;
 use crate::outbound::Origin;
@@ -10,12 +12,8 @@ use arc_swap::ArcSwap;
 use managed_identity_provider::error::{Cause, Error};
 use managed_identity_provider::request::check_sizes;
 use managed_identity_provider::secret::Secret;
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
-
-/// The longest text of a caller's in a message to it, in bytes.
-const LONGEST_TEXT: usize = 256;
 
 /// When to try again where too many calls are under way: soon, because the first of them may end at any time.
 const RETRY_WHEN_BUSY: Duration = Duration::from_millis(100);
@@ -271,10 +269,7 @@ impl Granted {
                 return Ok(());
             }
             Err(self.denied(
-                format_args!(
-                    "requests with a token for {} any more",
-                    audit::shown(&rule.audience, LONGEST_TEXT)
-                ),
+                format_args!("requests with a token for {} any more", refusal::shown(&rule.audience)),
                 format_args!("Add the host to `hosts` of `[[{}.authorize-only]]`.", self.section()),
             ))
         };
@@ -299,7 +294,7 @@ impl Granted {
         self.count(asked, grant)?;
         decide(grant).map_err(|error| self.refused(asked, error))?;
         let Some(grant) = grant else {
-            return Err(self.refused(asked, self.nothing_granted("anything")));
+            return Err(self.refused(asked, self.nothing_granted("this")));
         };
         if refreshes && let Err(wait) = self.counts.count_refreshing(grant) {
             let error = self.throttled(
@@ -351,58 +346,6 @@ impl Granted {
             self.record(&asked, decision, None, Some(error.cause.name()));
         }
         error
-    }
-
-    fn token_denied(&self, audience: &str, identity: &Identity, has_audience: bool) -> Error {
-        let audience = audit::shown(audience, LONGEST_TEXT);
-        let section = self.section();
-        if has_audience {
-            let identity = named(identity).to_string();
-            let identity = audit::shown(&identity, LONGEST_TEXT);
-            return self.denied(
-                format_args!("tokens for \"{audience}\" as {identity}"),
-                format_args!("Add \"{identity}\" to `identities` of the `[[{section}.token]]` that has the audience."),
-            );
-        }
-        self.denied(
-            format_args!("tokens for \"{audience}\""),
-            format_args!("Add it to `audiences` of `[[{section}.token]]`."),
-        )
-    }
-
-    fn nothing_granted(&self, what: &str) -> Error {
-        self.denied(
-            format_args!("tokens, nor {what}"),
-            format_args!("Add a `[[{}.token]]`.", self.section()),
-        )
-    }
-
-    fn denied(&self, what: impl fmt::Display, cure: impl fmt::Display) -> Error {
-        let caller = audit::shown(self.caller().name(), LONGEST_TEXT);
-        Error::new(
-            Cause::Denied,
-            format!("By the host's policy, the caller \"{caller}\" is not granted {what}. {cure}"),
-        )
-    }
-
-    fn throttled(&self, wait: Duration, why: impl fmt::Display, key: &str) -> Error {
-        let caller = audit::shown(self.caller().name(), LONGEST_TEXT);
-        let section = self.section();
-        let wait = wait.as_nanos().div_ceil(1_000_000);
-        let mut error = Error::new(
-            Cause::Throttled,
-            format!(
-                "The caller \"{caller}\" {why}, which is all that `{key}` of `[{section}]` in the host's policy allows. Try \
-                 again in {wait} ms."
-            ),
-        );
-        error.retry_after_ms = Some(u32::try_from(wait).unwrap_or(u32::MAX));
-        error
-    }
-
-    /// Where a policy has what this caller is granted.
-    fn section(&self) -> impl fmt::Display {
-        super::document::section(self.caller().name())
     }
 }
 

@@ -5,21 +5,50 @@
 //! also read that file's directory; which one, and by what the endpoint is known, follows from the source that the
 //! environment selects.
 //!
+//! A whole program that asks, goes on with a token that is always valid, and ends in good order:
+//!
 //! ```no_run
-//! use managed_identity_host::{Broker, Identity, TokenRequest};
+//! use futures_util::StreamExt;
+//! use managed_identity_host::{Broker, Cause, Identity, TokenRequest};
 //! use std::time::Duration;
 //!
 //! #[tokio::main]
 //! async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     // One broker for the whole program. It is cheap to clone, and its clones share one provider and its cache.
 //!     let broker = Broker::from_environment()?;
+//!
+//!     // Asks for a token, now and whenever one is needed. As long as one is at hand, that takes less than a microsecond.
 //!     let request = TokenRequest::new("https://vault.azure.net")
 //!         .with_identity(Identity::SystemAssigned)
 //!         .with_timeout(Duration::from_secs(10));
-//!     let token = broker.token(&request).await?;
-//!     println!("{} from {}, valid until {}", token.token_type, token.source, token.expires_on);
+//!     match broker.token(&request).await {
+//!         Ok(token) => println!("{} from {}, valid until {}", token.token_type, token.source, token.expires_on),
+//!         Err(error) if error.cause == Cause::NotConfigured => println!("no identity here: {error}"),
+//!         Err(error) => return Err(error.into()),
+//!     }
+//!
+//!     // Follows a token through its renewals, for whoever keeps connections open. It ends when the broker does.
+//!     let mut tokens = broker.watch(TokenRequest::new("https://ossrdbms-aad.database.windows.net"));
+//!     let pool = tokio::spawn(async move {
+//!         while let Some(result) = tokens.next().await {
+//!             match result {
+//!                 Ok(token) => println!("new connections log in with the token until {}", token.expires_on),
+//!                 Err(error) => println!("no token at present: {error}"),
+//!             }
+//!         }
+//!     });
+//!
+//!     // Calls that have begun get their answers. Then the provider's thread ends, and no token is held any more.
+//!     tokio::signal::ctrl_c().await?;
+//!     broker.shutdown().await;
+//!     pool.await?;
 //!     Ok(())
 //! }
 //! ```
+//!
+//! Programs without an async runtime use a [`BlockingBroker`]. Who compiles the provider ahead of time ([`precompile`])
+//! starts without a compiler's work; who has a provider of their own, in whatever language, gives it to the
+//! [`BrokerBuilder`].
 
 pub mod audit;
 pub mod authorized_http;

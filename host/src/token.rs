@@ -105,7 +105,7 @@ pub struct AccessToken {
     pub client_id: Option<String>,
     /// Where the token comes from.
     pub source: String,
-    /// The successor is overdue because the platform failed; the token is still valid.
+    /// The successor is overdue because the platform or the provider failed; the token is still valid.
     pub stale: bool,
 }
 

@@ -6,6 +6,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
 mod cancellation;
+mod hits;
 mod replacement;
 mod shutdown;
 #[path = "../support/mod.rs"]

@@ -64,10 +64,4 @@ impl BlockingBroker {
     pub fn shutdown(&self) {
         pollster::block_on(self.0.shutdown());
     }
-
-    /// The same broker for async code.
-    #[must_use]
-    pub fn into_inner(self) -> Broker {
-        self.0
-    }
 }

@@ -294,12 +294,12 @@ impl fmt::Debug for Hits {
 }
 
 /// Whether a request asks for nothing but a token that is valid.
-fn is_plain(request: &TokenRequest) -> bool {
+pub(crate) fn is_plain(request: &TokenRequest) -> bool {
     request.claims.is_none() && request.rejected_token.is_none()
 }
 
 /// The resource that an audience names: several spellings share tokens.
-fn resource(audience: &str) -> &str {
+pub(crate) fn resource(audience: &str) -> &str {
     audience.strip_suffix(SCOPE_SUFFIX).unwrap_or(audience)
 }
 

@@ -7,7 +7,7 @@
 //! When an instance fails, what it was asked is asked again in the next one, once. Whoever asks for a token that the host
 //! still holds is given that meanwhile.
 
-use crate::broker::hits::{Generation, Hits, Invalidation};
+use crate::broker::hits::{Generation, Hits, Invalidation, is_plain, resource};
 use crate::token::{AccessToken, Identity, SourceDescription, TokenRequest, unix_time};
 use managed_identity_provider::error::{Cause, Error};
 use managed_identity_provider::request::{DEFAULT_TIMEOUT, LONGEST_TIMEOUT};
@@ -214,6 +214,12 @@ impl Desk {
         let (question, reply, shared) = match ask {
             Ask::Token(request, reply) => {
                 let shared = Shared::of(&request);
+                if !is_plain(&request) {
+                    // Whoever asks after this must not get what was answered before it.
+                    let concerned = resource(&request.audience);
+                    self.joinable
+                        .retain(|shared, _| shared.claims.is_some() || resource(&shared.audience) != concerned);
+                }
                 (Question::Token(request, Duration::ZERO), Reply::Token(reply), shared)
             }
             Ask::Forget(audience, reply) => {
@@ -658,6 +664,22 @@ mod tests {
         let _after = ask(&mut desk, request("a", 5));
         assert!(matches!(desk.take_waiting(), Some((_, Question::Forget(None)))));
         assert!(matches!(desk.take_waiting(), Some((_, Question::Token(..)))));
+    }
+
+    #[test]
+    fn who_asks_after_a_doubt_joins_nobody_who_asked_before_it_without_one() {
+        let doubt = || request("a/.default", 5).with_claims("{}");
+        let mut desk = Desk::default();
+        let _answers = [
+            ask(&mut desk, request("a", 5)),
+            ask(&mut desk, request("b", 5)),
+            ask(&mut desk, doubt()),
+            ask(&mut desk, doubt()),
+            ask(&mut desk, request("a", 5)),
+            ask(&mut desk, request("b", 5)),
+        ];
+        let questions = std::iter::from_fn(|| desk.take_waiting()).count();
+        assert_eq!(questions, 4, "a, b, the doubt, and a again");
     }
 
     #[test]

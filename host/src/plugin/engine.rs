@@ -237,5 +237,12 @@ mod tests {
             engine.load(b"\0asm\x0d\0\x01\0"),
             Err(PluginError::NotAPlugin)
         ));
+        // (component (import "log" (func)))
+        let foreign = b"\0asm\x0d\0\x01\0\x07\x05\x01\x40\0\x01\0\x0a\x08\x01\0\x03log\x01\0";
+        let error = engine.load(foreign).unwrap_err();
+        assert!(
+            matches!(&error, PluginError::Imports(names) if names == &["log"]),
+            "{error}"
+        );
     }
 }

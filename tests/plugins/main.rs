@@ -6,6 +6,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod command;
 mod given;
 mod hostile;
 mod refused;

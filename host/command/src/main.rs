@@ -9,6 +9,7 @@ mod emulate;
 mod inspect;
 mod report;
 mod requests;
+mod run;
 mod source;
 mod token;
 
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
             Command::Inspect(arguments) => inspect::run(&arguments),
             Command::Emulate(arguments) => emulate::run(arguments).await,
             Command::Demo(arguments) => demo::run(arguments).await,
+            Command::Run(arguments) => run::run(arguments).await,
             Command::Conformance(arguments) => conformance::run(arguments).await,
         }
     });

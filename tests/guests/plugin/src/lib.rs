@@ -9,6 +9,7 @@
 //! | `send SCHEME AUTHORITY PATH` | sends a GET request |
 //! | `environment`, `arguments`, `directory`, `files` | says what it is given |
 //! | `read NAME` | reads a file in the first directory |
+//! | `echo` | reads standard input to its end |
 //! | `exit CODE`, `fail` | ends with this code, or with failure |
 //! | `spin`, `spin-calling`, `grow`, `recurse`, `trap`, `sleep` | computes, takes memory, takes stack, fails, waits for ever |
 //! | `flood AUDIENCE` | asks for tokens without end, in 0.3 many at a time |

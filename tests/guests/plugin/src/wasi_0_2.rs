@@ -2,7 +2,7 @@
 
 use crate::order::{CHALLENGE, Order, Tried, huge, identity, names, refused};
 use std::net::SocketAddr;
-use wasip2::cli::{environment, exit, stdout};
+use wasip2::cli::{environment, exit, stdin, stdout};
 use wasip2::clocks::monotonic_clock;
 use wasip2::filesystem::preopens;
 use wasip2::filesystem::types::{DescriptorFlags, OpenFlags, PathFlags};
@@ -92,6 +92,7 @@ fn obey(order: &Order) -> Tried {
         "directory" => names(environment::initial_cwd()),
         "files" => names(preopens::get_directories().into_iter().map(|(_, name)| name)),
         "read" => read(&order.text(0)),
+        "echo" => echo(),
         "exit" => {
             exit::exit_with_code(order.number(0) as u8);
             Ok("went on".to_owned())
@@ -150,6 +151,15 @@ fn send(order: &Order) -> Tried {
         Some(Ok(Err(code))) => Err(refused("send")(code)),
         _ => Err("no response".to_owned()),
     }
+}
+
+fn echo() -> Tried {
+    let input = stdin::get_stdin();
+    let mut bytes = Vec::new();
+    while let Ok(more) = input.blocking_read(4096) {
+        bytes.extend(more);
+    }
+    Ok(format!("ok {}", String::from_utf8_lossy(&bytes)))
 }
 
 fn read(name: &str) -> Tried {

@@ -3,7 +3,7 @@
 use crate::order::{CHALLENGE, Order, Tried, huge, identity, names, refused};
 use std::net::SocketAddr;
 use std::task::{Context, Poll, Waker};
-use wasip3::cli::{environment, exit, stdout};
+use wasip3::cli::{environment, exit, stdin, stdout};
 use wasip3::clocks::monotonic_clock;
 use wasip3::filesystem::preopens;
 use wasip3::filesystem::types::{DescriptorFlags, OpenFlags, PathFlags};
@@ -109,6 +109,7 @@ async fn obey(order: &Order) -> Tried {
         "directory" => names(environment::get_initial_cwd()),
         "files" => names(preopens::get_directories().into_iter().map(|(_, name)| name)),
         "read" => read(order.text(0)).await,
+        "echo" => echo().await,
         "exit" => {
             exit::exit_with_code(order.number(0) as u8);
             Ok("went on".to_owned())
@@ -180,6 +181,12 @@ async fn send(order: &Order) -> Tried {
     request.set_path_with_query(order.word(2)).map_err(refused("path"))?;
     let response = client::send(request).await.map_err(refused("send"))?;
     Ok(format!("ok status {}", response.get_status_code()))
+}
+
+async fn echo() -> Tried {
+    let (stream, _result) = stdin::read_via_stream();
+    let bytes = stream.collect().await;
+    Ok(format!("ok {}", String::from_utf8_lossy(&bytes)))
 }
 
 async fn read(name: String) -> Tried {

@@ -160,3 +160,28 @@ fn what_a_plugin_needs_is_told_before_it_runs() {
     }
     assert!(matches!(with.load(EMBEDDED_0_3), Err(PluginError::NotAPlugin)));
 }
+
+#[tokio::test]
+async fn a_directory_is_written_to_only_if_that_is_given() {
+    let emulated = emulator();
+    let gate = gate(&emulated, Policy::default());
+    for (wasi, bytes) in PLUGINS {
+        let plugin = engine(wasi).build().unwrap().load(bytes).unwrap();
+        let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("written-{wasi}"));
+        let _ = std::fs::remove_dir_all(&folder);
+        std::fs::create_dir_all(&folder).unwrap();
+        // More than the engine takes at once.
+        let words = ["write", "large", "3000000"];
+        let read_only = order(&plugin, &gate, "nobody", &words).directory(&folder, "/data", FsPerms::ReadOnly);
+        let refused = line(read_only).await.unwrap();
+        assert!(refused.starts_with("refused open"), "{wasi}: {refused}");
+        assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 0, "{wasi}");
+        let writable = order(&plugin, &gate, "nobody", &words).directory(&folder, "/data", FsPerms::ReadWrite);
+        assert_eq!(line(writable).await.unwrap(), "ok 3000000", "{wasi}");
+        assert_eq!(
+            std::fs::metadata(folder.join("large")).unwrap().len(),
+            3_000_000,
+            "{wasi}"
+        );
+    }
+}

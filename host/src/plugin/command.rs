@@ -153,7 +153,8 @@ impl PluginCommand {
         self.stdin(std::io::stdin())
     }
 
-    /// Lets it write to this process's standard output and error.
+    /// Lets it write to this process's standard output and error. A write takes its thread for as long as whoever reads makes
+    /// it wait, so a host that runs many plugins on a thread gives each a stream of its own.
     pub fn inherit_output(self) -> Self {
         self.stdout(std::io::stdout()).stderr(std::io::stderr())
     }

@@ -4,11 +4,13 @@
 //! |---|---|
 //! | `token AUDIENCE [IDENTITY [CLAIMS]]` | asks for a token; IDENTITY is `default`, `system`, or the kind and the id: `client:…`, `object:…`, `resource:…` |
 //! | `tokens COUNT MILLISECONDS AUDIENCE` | asks so often, each time once for what is cached and once anew, with this time-out |
+//! | `together COUNT AUDIENCE` | asks for so many audiences that begin so at once (0.3 only) |
 //! | `forget [AUDIENCE]`, `describe`, `decode TOKEN` | the rest of `cloud:identity` |
 //! | `tcp ADDRESS`, `udp ADDRESS`, `listen ADDRESS`, `resolve NAME` | uses `wasi:sockets` |
 //! | `send SCHEME AUTHORITY PATH` | sends a GET request |
 //! | `environment`, `arguments`, `directory`, `files` | says what it is given |
 //! | `read NAME` | reads a file in the first directory |
+//! | `write NAME SIZE` | writes that many bytes to a file in the first directory, as many at a time as the host takes |
 //! | `echo` | reads standard input to its end |
 //! | `exit CODE`, `fail` | ends with this code, or with failure |
 //! | `spin`, `spin-calling`, `grow`, `recurse`, `trap`, `sleep` | computes, takes memory, takes stack, fails, waits for ever |

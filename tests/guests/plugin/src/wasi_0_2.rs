@@ -92,6 +92,7 @@ fn obey(order: &Order) -> Tried {
         "directory" => names(environment::initial_cwd()),
         "files" => names(preopens::get_directories().into_iter().map(|(_, name)| name)),
         "read" => read(&order.text(0)),
+        "write" => write(&order.text(0), order.number(1)),
         "echo" => echo(),
         "exit" => {
             exit::exit_with_code(order.number(0) as u8);
@@ -176,6 +177,25 @@ fn read(name: &str) -> Tried {
         .map_err(refused("open"))?;
     let (bytes, _) = file.read(1024, 0).map_err(refused("read"))?;
     Ok(format!("ok {}", String::from_utf8_lossy(&bytes)))
+}
+
+fn write(name: &str, size: u32) -> Tried {
+    let Some((directory, _)) = preopens::get_directories().into_iter().next() else {
+        return Err("refused write: no directory".to_owned());
+    };
+    let file = directory
+        .open_at(PathFlags::empty(), name, OpenFlags::CREATE, DescriptorFlags::WRITE)
+        .map_err(refused("open"))?;
+    let stream = file.write_via_stream(0).map_err(refused("write"))?;
+    let (text, mut written) = (huge(size), 0);
+    while written < text.len() {
+        let permitted = stream.check_write().map_err(refused("write"))? as usize;
+        let piece = &text.as_bytes()[written..text.len().min(written + permitted)];
+        stream.write(piece).map_err(refused("write"))?;
+        written += piece.len();
+        stream.blocking_flush().map_err(refused("flush"))?;
+    }
+    Ok(format!("ok {written}"))
 }
 
 fn connect(address: SocketAddr) -> Tried {

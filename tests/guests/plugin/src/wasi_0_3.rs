@@ -16,7 +16,7 @@ use wasip3::sockets::types::{
 use wasip3::{wit_future, wit_stream};
 
 /// How many tokens a flood asks for at a time.
-const AT_A_TIME: usize = 64;
+const AT_A_TIME: u32 = 64;
 
 mod bindings {
     wit_bindgen::generate!({
@@ -43,7 +43,7 @@ use bindings::cloud::identity::managed_identity::{
     AccessToken, Error, TokenRequest, describe_source, forget, get_token,
 };
 use bindings::cloud::identity::token_claims as claims_0_3;
-use bindings::cloud::identity::types::Identity;
+use bindings::cloud::identity::types::{Cause, Identity};
 
 /// The same form as in 0.2, where a text is borrowed.
 mod token_claims {
@@ -84,6 +84,7 @@ async fn obey(order: &Order) -> Tried {
     match order.verb() {
         "token" => get_token(ordered(order)).await.map_err(failed).and_then(got),
         "tokens" => tokens(order.number(0), order.number(1), order.text(2)).await,
+        "together" => together(order.number(0), &order.text(1), true).await,
         "forget" => {
             forget(order.word(0));
             Ok("ok".to_owned())
@@ -109,6 +110,7 @@ async fn obey(order: &Order) -> Tried {
         "directory" => names(environment::get_initial_cwd()),
         "files" => names(preopens::get_directories().into_iter().map(|(_, name)| name)),
         "read" => read(order.text(0)).await,
+        "write" => write(order.text(0), order.number(1)).await,
         "echo" => echo().await,
         "exit" => {
             exit::exit_with_code(order.number(0) as u8);
@@ -122,7 +124,7 @@ async fn obey(order: &Order) -> Tried {
             Ok("woke".to_owned())
         }
         "flood" => loop {
-            flood(order).await;
+            let _ = together(AT_A_TIME, &order.text(0), false).await;
         },
         "huge" => hand_over(&order.text(0), order.number(1)).await,
         "print" => loop {
@@ -142,16 +144,33 @@ async fn obey(order: &Order) -> Tried {
     }
 }
 
-/// Asks for many tokens before it waits for any.
-async fn flood(order: &Order) {
+/// Asks for many tokens before it waits for any, says when it has, how many came, and what became of the others.
+async fn together(count: u32, audience: &str, tells: bool) -> Tried {
     let mut context = Context::from_waker(Waker::noop());
-    let mut calls: Vec<_> = (0..AT_A_TIME)
-        .map(|number| Box::pin(get_token(asked(format!("{}/{number}", order.text(0))))))
+    let mut results = Vec::new();
+    let mut calls: Vec<_> = (0..count)
+        .map(|number| Box::pin(get_token(asked(format!("{audience}/{number}")))))
         .collect();
-    calls.retain_mut(|call| matches!(call.as_mut().poll(&mut context), Poll::Pending));
-    for call in calls {
-        let _ = call.await;
+    calls.retain_mut(|call| match call.as_mut().poll(&mut context) {
+        Poll::Pending => true,
+        Poll::Ready(result) => {
+            results.push(result);
+            false
+        }
+    });
+    if tells {
+        print(b"asked\n".to_vec()).await;
     }
+    for call in calls {
+        results.push(call.await);
+    }
+    let throttled = |error: &&Error| error.cause == Cause::Throttled;
+    let failed = results.iter().filter_map(|result| result.as_ref().err());
+    Ok(format!(
+        "ok {} tokens, {} throttled",
+        results.iter().flatten().count(),
+        failed.filter(throttled).count()
+    ))
 }
 
 async fn tokens(count: u32, timeout: u32, audience: String) -> Tried {
@@ -206,6 +225,22 @@ async fn read(name: String) -> Tried {
     let bytes = stream.collect().await;
     read.await.map_err(refused("read"))?;
     Ok(format!("ok {}", String::from_utf8_lossy(&bytes)))
+}
+
+async fn write(name: String, size: u32) -> Tried {
+    let Some((directory, _)) = preopens::get_directories().into_iter().next() else {
+        return Err("refused write: no directory".to_owned());
+    };
+    let file = directory
+        .open_at(PathFlags::empty(), name, OpenFlags::CREATE, DescriptorFlags::WRITE)
+        .await
+        .map_err(refused("open"))?;
+    let (mut writer, reader) = wit_stream::new();
+    let written = file.write_via_stream(reader, 0);
+    let rest = writer.write_all(huge(size).into_bytes()).await;
+    drop(writer);
+    written.await.map_err(refused("write"))?;
+    Ok(format!("ok {}", size as usize - rest.len()))
 }
 
 async fn connect(address: SocketAddr) -> Tried {

@@ -7,6 +7,7 @@ mod watch;
 
 pub use blocking::BlockingBroker;
 pub use builder::BrokerBuilder;
+pub(crate) use builder::default_compilation_cache;
 pub use watch::Watch;
 
 use crate::outbound::Outbound;

@@ -94,7 +94,7 @@ pub enum PluginError {
     )]
     Full,
     /// The deadline has come.
-    #[error("the plugin was stopped at its deadline, after {0:?}; give it more time if that is too short")]
+    #[error("the plugin was stopped at its deadline, after {0:?}")]
     OutOfTime(Duration),
     /// The plugin went beyond a bound.
     #[error("the plugin was stopped: {0}")]

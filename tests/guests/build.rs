@@ -7,8 +7,13 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use managed_identity_guest_build::{Guest, report};
 
-/// The variable that names the component to `env!`, and the guest's feature.
-const HOSTILE: [(&str, &str); 2] = [("HOSTILE_0_2", "wasi-0-2"), ("HOSTILE_0_3", "wasi-0-3")];
+/// The guest's folder, the variable that names the component to `env!`, and the guest's feature.
+const GUESTS: [(&str, &str, &str); 4] = [
+    ("hostile", "HOSTILE_0_2", "wasi-0-2"),
+    ("hostile", "HOSTILE_0_3", "wasi-0-3"),
+    ("plugin", "PLUGIN_0_2", "wasi-0-2"),
+    ("plugin", "PLUGIN_0_3", "wasi-0-3"),
+];
 
 fn main() -> ExitCode {
     report(build())
@@ -17,8 +22,8 @@ fn main() -> ExitCode {
 fn build() -> Result<()> {
     println!("cargo::rerun-if-changed=build.rs");
     let out_dir = env::var("OUT_DIR").context("cargo sets OUT_DIR for build scripts")?;
-    for (variable, feature) in HOSTILE {
-        let component = Guest::new("hostile", "managed-identity-hostile-guest")
+    for (guest, variable, feature) in GUESTS {
+        let component = Guest::new(guest, format!("managed-identity-{guest}-guest"))
             .features([feature])
             .build(Path::new(&out_dir))?;
         println!("cargo::rustc-env={variable}={}", component.display());

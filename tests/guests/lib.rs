@@ -14,3 +14,9 @@ pub const HOSTILE_0_2: &[u8] = include_bytes!(env!("HOSTILE_0_2"));
 
 /// The hostile guest for WASI 0.3.
 pub const HOSTILE_0_3: &[u8] = include_bytes!(env!("HOSTILE_0_3"));
+
+/// The plugin for WASI 0.2. Its crate says what it can be told to do.
+pub const PLUGIN_0_2: &[u8] = include_bytes!(env!("PLUGIN_0_2"));
+
+/// The plugin for WASI 0.3.
+pub const PLUGIN_0_3: &[u8] = include_bytes!(env!("PLUGIN_0_3"));

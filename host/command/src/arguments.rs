@@ -5,13 +5,17 @@ use anyhow::Context as _;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use managed_identity_emulator::Source;
-use managed_identity_host::outbound::Endpoint;
+use managed_identity_host::grants::{AudiencePattern, HostPattern};
+use managed_identity_host::outbound::{Endpoint, Scheme};
 use managed_identity_host::{Broker, BrokerBuilder, EMBEDDED_0_2, EMBEDDED_0_3, Identity, WasiVersion};
 use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
+
+/// All that a 32-bit memory can have, in bytes.
+const MOST_MEMORY: usize = u32::MAX as usize + 1;
 
 /// Tokens of the platform's own identity, from a sandboxed WebAssembly component.
 ///
@@ -32,6 +36,7 @@ pub(crate) enum Command {
     Compile(CompileArguments),
     Emulate(EmulateArguments),
     Demo(DemoArguments),
+    Run(RunArguments),
     Conformance(ConformanceArguments),
 }
 
@@ -43,7 +48,7 @@ impl Command {
             Self::Inspect(arguments) => arguments.output == Output::Json,
             Self::Compile(arguments) => arguments.json,
             Self::Emulate(arguments) => arguments.output == Output::Json,
-            Self::Demo(_) => false,
+            Self::Demo(_) | Self::Run(_) => false,
             Self::Conformance(arguments) => arguments.output == Output::Json,
         }
     }
@@ -346,6 +351,63 @@ pub(crate) struct DemoArguments {
     pub(crate) provider: ProviderArguments,
 }
 
+/// Run a WebAssembly component that gets tokens and never sees the identity endpoint
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  managed-identity run --allow https://vault.azure.net backup.wasm --dry-run
+  managed-identity run --authorize '*.vault.azure.net=https://vault.azure.net' backup.wasm
+  managed-identity run --grants grants.toml --caller nightly --timeout 10m backup.wasm
+
+The component is a command (wasi:cli/run), or exports the world `client` of cloud:identity. It is granted nothing unless
+said so here: no token, no HTTP, no environment variable, no file; sockets it never has. Its standard streams are ours.
+
+Exit codes: the component's own; 1 it failed or cannot be run, 2 usage.")]
+pub(crate) struct RunArguments {
+    /// Component to run
+    #[arg(value_name = "PLUGIN.wasm")]
+    pub(crate) plugin: PathBuf,
+
+    /// Arguments of the component
+    #[arg(value_name = "ARGS", trailing_var_arg = true, allow_hyphen_values = true)]
+    pub(crate) arguments: Vec<String>,
+
+    /// What each caller is granted
+    #[arg(long, value_name = "FILE.toml", conflicts_with_all = ["audiences", "authorize", "http"])]
+    pub(crate) grants: Option<PathBuf>,
+
+    /// The caller that the component is; its file's name without `.wasm` when absent
+    #[arg(long, value_name = "NAME")]
+    pub(crate) caller: Option<String>,
+
+    /// Give it tokens for this audience, as the platform's default identity; may be given more than once
+    #[arg(long = "allow", value_name = "AUDIENCE", value_parser = audience)]
+    pub(crate) audiences: Vec<AudiencePattern>,
+
+    /// Send its requests to this host with a token for this audience, which it does not see; may be given more than once
+    #[arg(long, value_name = "HOST=AUDIENCE", value_parser = authorized)]
+    pub(crate) authorize: Vec<(HostPattern, String)>,
+
+    /// Send its requests to this host as they are; may be given more than once
+    #[arg(long = "allow-http", value_name = "HOST", value_parser = host)]
+    pub(crate) http: Vec<HostPattern>,
+
+    /// Give it this environment variable; may be given more than once
+    #[arg(long = "env", value_name = "NAME=VALUE", value_parser = variable)]
+    pub(crate) variables: Vec<(String, String)>,
+
+    /// Stop it after this time, such as `30s` or `10m`; without it, it may run for ever
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub(crate) timeout: Option<Duration>,
+
+    /// How much memory it may have, in bytes or as in `512M`
+    #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = size)]
+    pub(crate) memory: usize,
+
+    #[command(flatten)]
+    pub(crate) provider: ProviderArguments,
+}
+
 /// Hold any managed-identity client against the conformance cases
 #[derive(Args)]
 #[command(after_help = "\
@@ -421,6 +483,48 @@ fn endpoint(text: &str) -> Result<String, String> {
     }
 }
 
+fn audience(text: &str) -> Result<AudiencePattern, String> {
+    AudiencePattern::parse(text).map_err(|error| format!("it {error}"))
+}
+
+fn host(text: &str) -> Result<HostPattern, String> {
+    HostPattern::parse(text).map_err(|error| format!("it {error}"))
+}
+
+fn authorized(text: &str) -> Result<(HostPattern, String), String> {
+    let (pattern, audience) = text
+        .split_once('=')
+        .filter(|(_, audience)| !audience.is_empty())
+        .ok_or("it is a host, `=`, and the audience of the token")?;
+    let pattern = host(pattern)?;
+    if pattern.scheme() != Scheme::Https {
+        return Err("a token is sent over https alone".to_owned());
+    }
+    Ok((pattern, audience.to_owned()))
+}
+
+fn variable(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text
+        .split_once('=')
+        .filter(|(name, _)| !name.is_empty())
+        .ok_or("it is a name, `=`, and a value")?;
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+/// Bytes; K, M and G are powers of 1,024.
+fn size(text: &str) -> Result<usize, String> {
+    let (number, unit) = match text.char_indices().next_back() {
+        Some((last, 'K')) => (&text[..last], 1 << 10),
+        Some((last, 'M')) => (&text[..last], 1 << 20),
+        Some((last, 'G')) => (&text[..last], 1 << 30),
+        _ => (text, 1),
+    };
+    let bytes = number.parse::<usize>().ok().and_then(|number| number.checked_mul(unit));
+    bytes
+        .filter(|bytes| *bytes <= MOST_MEMORY)
+        .ok_or_else(|| "write it like `67108864`, `512M` or `2G`; there is no more than 4G".to_owned())
+}
+
 fn table(text: &str) -> Result<(String, PathBuf), String> {
     // A title may say what it likes; names of files are ours.
     let (title, file) = text
@@ -445,6 +549,27 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn sizes_variables_and_hosts_are_checked() {
+        assert_eq!(
+            (size("4096"), size("64K"), size("4G")),
+            (Ok(4096), Ok(65_536), Ok(MOST_MEMORY))
+        );
+        for absurd in ["", "M", "-1", "5G", "1.5G", "1T", "99999999999999999999G"] {
+            assert!(size(absurd).is_err(), "{absurd}");
+        }
+        assert_eq!(variable("A=b=c"), Ok(("A".to_owned(), "b=c".to_owned())));
+        assert!(variable("A").is_err() && variable("=b").is_err());
+        assert!(authorized("*.vault.azure.net=https://vault.azure.net").is_ok());
+        for wrong in [
+            "vault.azure.net",
+            "vault.azure.net=",
+            "http://vault.example=https://vault.example",
+        ] {
+            assert!(authorized(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -12,6 +12,7 @@ mod emulate;
 mod inspect;
 mod report;
 mod requests;
+mod run;
 mod source;
 mod token;
 
@@ -34,6 +35,7 @@ fn main() -> ExitCode {
             Command::Compile(arguments) => compile::run(&arguments),
             Command::Emulate(arguments) => emulate::run(arguments).await,
             Command::Demo(arguments) => demo::run(arguments).await,
+            Command::Run(arguments) => run::run(arguments).await,
             Command::Conformance(arguments) => conformance::run(arguments).await,
         }
     });

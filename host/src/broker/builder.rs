@@ -253,7 +253,7 @@ fn selected(environment: &Environment, arc_directory: Option<&Path>) -> Result<P
 }
 
 /// `managed-identity` in the user's cache folder (XDG Base Directory Specification), where there is one.
-fn default_compilation_cache() -> Option<PathBuf> {
+pub(crate) fn default_compilation_cache() -> Option<PathBuf> {
     let folder = |variable: &str| {
         std::env::var_os(variable)
             .map(PathBuf::from)

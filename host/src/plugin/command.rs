@@ -155,7 +155,8 @@ impl PluginCommand {
         self.stdin(std::io::stdin())
     }
 
-    /// Lets it write to this process's standard output and error.
+    /// Lets it write to this process's standard output and error. A write takes its thread for as long as whoever reads makes
+    /// it wait, so a host that runs many plugins on a thread gives each a stream of its own.
     pub fn inherit_output(self) -> Self {
         self.stdout(std::io::stdout()).stderr(std::io::stderr())
     }
@@ -194,7 +195,7 @@ impl PluginCommand {
                 .map_err(|_| PluginError::OutOfTime(deadline))?,
             None => running.await,
         };
-        ended.or_else(|error| failure(error, &self.limits, store.data()))
+        ended.or_else(|error| self.failure(&error, &store.data().quota))
     }
 
     fn store(&mut self) -> Result<Store<State>, PluginError> {
@@ -237,6 +238,28 @@ impl PluginCommand {
     }
 }
 
+impl PluginCommand {
+    /// How the plugin ended, which did not return.
+    fn failure(&self, error: &wasmtime::Error, quota: &Quota) -> Result<PluginOutcome, PluginError> {
+        if let Some(I32Exit(code)) = error.downcast_ref() {
+            return Ok(PluginOutcome::Exited(*code));
+        }
+        if error.is::<PoolConcurrencyLimitError>() {
+            return Err(PluginError::Full);
+        }
+        let bound = match (error.downcast_ref::<PluginBound>(), error.downcast_ref::<Trap>()) {
+            (Some(bound), _) => Some(*bound),
+            (None, Some(Trap::StackOverflow)) => Some(PluginBound::Stack(self.limits.stack)),
+            _ => self.meter.stopped().or(quota.refused()),
+        };
+        Err(match bound {
+            Some(bound) => PluginError::Limit(bound),
+            // The root cause alone: a backtrace of the component's insides says nothing to whoever runs it.
+            None => PluginError::Trap(error.root_cause().to_string()),
+        })
+    }
+}
+
 impl std::fmt::Debug for PluginCommand {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         // Arguments and variables may hold secrets.
@@ -263,25 +286,5 @@ async fn call(plugin: &Plugin, store: &mut Store<State>) -> wasmtime::Result<Plu
                 Err(text) => PluginOutcome::Failed(text),
             })
         }
-    }
-}
-
-/// How a plugin ended that did not return.
-fn failure(error: wasmtime::Error, limits: &PluginLimits, state: &State) -> Result<PluginOutcome, PluginError> {
-    if let Some(I32Exit(code)) = error.downcast_ref() {
-        return Ok(PluginOutcome::Exited(*code));
-    }
-    if error.is::<PoolConcurrencyLimitError>() {
-        return Err(PluginError::Full);
-    }
-    let bound = error.downcast_ref::<PluginBound>().copied();
-    let bound = bound.or_else(|| match error.downcast_ref::<Trap>() {
-        Some(Trap::StackOverflow) => Some(PluginBound::Stack(limits.stack)),
-        _ => state.quota.refused(),
-    });
-    match bound {
-        Some(bound) => Err(PluginError::Limit(bound)),
-        // The root cause alone: a backtrace of the component's insides says nothing to whoever runs it.
-        None => Err(PluginError::Trap(error.root_cause().to_string())),
     }
 }

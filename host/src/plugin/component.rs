@@ -68,12 +68,12 @@ impl Plugin {
             return Err(PluginError::NeedsAsync);
         }
         let component = Component::new(&engine.0.engine, bytes).map_err(PluginError::NotAComponent)?;
-        let entry = names.entry(&component).ok_or(PluginError::NotAPlugin)?;
         let instance = engine.0.linker.instantiate_pre(&component).map_err(|error| {
             let foreign: Vec<String> = names
                 .imports
-                .into_iter()
+                .iter()
                 .filter(|name| !is_given(name, is_async))
+                .cloned()
                 .collect();
             if foreign.is_empty() {
                 PluginError::Mismatch(error)
@@ -81,6 +81,7 @@ impl Plugin {
                 PluginError::Imports(foreign)
             }
         })?;
+        let entry = names.entry(&component).ok_or(PluginError::NotAPlugin)?;
         Ok(Self {
             engine: engine.clone(),
             instance,

@@ -4,6 +4,7 @@ use super::command::{State, linker};
 use super::limits::{MEMORIES, PluginLimits, TABLES};
 use super::time::Ticker;
 use super::{Plugin, PluginError};
+use crate::broker::default_compilation_cache;
 use crate::provider::compilation_cache;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -64,7 +65,7 @@ impl PluginEngine {
             is_async: false,
             pooling: true,
             plugins: PLUGINS,
-            compilation_cache: None,
+            compilation_cache: default_compilation_cache(),
         }
     }
 
@@ -139,8 +140,8 @@ impl PluginEngineBuilder {
         self
     }
 
-    /// Keeps compiled code in this folder; nowhere by default. Whoever can write there can run code in this process: a folder
-    /// to which others can write is not used.
+    /// Keeps compiled code in this folder, or nowhere. Whoever can write there can run code in this process: a folder to which
+    /// others can write is not used. The default is that of [`BrokerBuilder`](crate::BrokerBuilder::compilation_cache).
     #[must_use]
     pub fn compilation_cache(mut self, folder: Option<PathBuf>) -> Self {
         self.compilation_cache = folder;
@@ -226,7 +227,11 @@ mod tests {
 
     #[test]
     fn what_cannot_be_run_is_refused_with_its_reason() {
-        let engine = PluginEngine::builder().without_pool().build().unwrap();
+        let engine = PluginEngine::builder()
+            .without_pool()
+            .compilation_cache(None)
+            .build()
+            .unwrap();
         for bytes in [b"not wasm".as_slice(), b"\0asm\x01\0\0\0", b"(component)", b""] {
             assert!(
                 matches!(engine.load(bytes), Err(PluginError::NotAComponent(_))),
@@ -237,5 +242,12 @@ mod tests {
             engine.load(b"\0asm\x0d\0\x01\0"),
             Err(PluginError::NotAPlugin)
         ));
+        // (component (import "log" (func)))
+        let foreign = b"\0asm\x0d\0\x01\0\x07\x05\x01\x40\0\x01\0\x0a\x08\x01\0\x03log\x01\0";
+        let error = engine.load(foreign).unwrap_err();
+        assert!(
+            matches!(&error, PluginError::Imports(names) if names == &["log"]),
+            "{error}"
+        );
     }
 }

@@ -112,6 +112,11 @@ impl Meter {
         self.spent().stopped = Some(bound);
     }
 
+    /// Why the plugin was to be stopped. It may have failed by itself before it was.
+    pub(super) fn stopped(&self) -> Option<PluginBound> {
+        self.spent().stopped
+    }
+
     /// Makes a store give way at each tick, and stop its plugin beyond a limit.
     pub(super) fn watch<T: 'static>(&self, store: &mut Store<T>, limits: &PluginLimits) {
         let (meter, computing, total) = (self.clone(), limits.computing, limits.total_computing);

@@ -28,6 +28,7 @@ pub mod grants;
 pub mod outbound;
 mod provider;
 mod provision;
+pub mod telemetry;
 mod token;
 
 pub use broker::{Broker, BrokerBuilder};

@@ -10,6 +10,7 @@ mod inspect;
 mod report;
 mod requests;
 mod source;
+mod telemetry;
 mod token;
 
 use arguments::{Arguments, Command};
@@ -23,6 +24,7 @@ fn main() -> ExitCode {
         Err(error) => return report::failure(arguments.command.output_is_json(), &error.into()),
     };
     let json = arguments.command.output_is_json();
+    let telemetry = telemetry::Telemetry::start();
     let result = runtime.block_on(async {
         match arguments.command {
             Command::Token(arguments) => token::run(arguments).await,
@@ -33,6 +35,7 @@ fn main() -> ExitCode {
             Command::Conformance(arguments) => conformance::run(arguments).await,
         }
     });
+    telemetry.finish();
     match result {
         Ok(code) => code,
         Err(error) => report::failure(json, &error),

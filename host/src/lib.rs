@@ -60,6 +60,7 @@ pub mod outbound;
 pub mod plugin;
 mod provider;
 mod provision;
+pub mod telemetry;
 mod token;
 
 pub use broker::{BlockingBroker, Broker, BrokerBuilder, Watch};

@@ -14,6 +14,7 @@ mod report;
 mod requests;
 mod run;
 mod source;
+mod telemetry;
 mod token;
 
 use arguments::{Arguments, Command};
@@ -27,6 +28,7 @@ fn main() -> ExitCode {
         Err(error) => return report::failure(arguments.command.output_is_json(), &error.into()),
     };
     let json = arguments.command.output_is_json();
+    let telemetry = telemetry::Telemetry::start();
     let result = runtime.block_on(async {
         match arguments.command {
             Command::Token(arguments) => token::run(arguments).await,
@@ -39,6 +41,7 @@ fn main() -> ExitCode {
             Command::Conformance(arguments) => conformance::run(arguments).await,
         }
     });
+    telemetry.finish();
     match result {
         Ok(code) => code,
         Err(error) => report::failure(json, &error),

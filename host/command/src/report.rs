@@ -31,6 +31,12 @@ pub(crate) fn failure(json: bool, error: &Error) -> ExitCode {
     ExitCode::FAILURE
 }
 
+/// Says on standard error what is not as it should be, and does not change how the command ends.
+pub(crate) fn warning(error: &Error) {
+    // There is nowhere left to report that standard error is closed.
+    let _ = writeln!(io::stderr().lock(), "warning: {error:#}");
+}
+
 fn is_broken_pipe(error: &Error) -> bool {
     error
         .downcast_ref::<io::Error>()

@@ -21,6 +21,9 @@ const HOST_STACK: usize = 1024 * 1024;
 const STACKS: u32 = 16;
 
 /// Proposals that no language needs yet for a component, each of which is code that a plugin could find a fault in.
+///
+/// Not among them is what the engine itself needs: the modules that it makes between the parts of a composition have several
+/// memories, and it panics when it may not have them.
 const UNUSED: WasmFeatures = WasmFeatures::CM64
     .union(WasmFeatures::CM_ASYNC_STACKFUL)
     .union(WasmFeatures::CM_ERROR_CONTEXT)
@@ -35,7 +38,6 @@ const UNUSED: WasmFeatures = WasmFeatures::CM64
     .union(WasmFeatures::FUNCTION_REFERENCES)
     .union(WasmFeatures::GC)
     .union(WasmFeatures::MEMORY64)
-    .union(WasmFeatures::MULTI_MEMORY)
     .union(WasmFeatures::RELAXED_SIMD)
     .union(WasmFeatures::SHARED_EVERYTHING_THREADS)
     .union(WasmFeatures::STACK_SWITCHING)

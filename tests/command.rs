@@ -3,6 +3,8 @@
 
 mod support;
 
+#[path = "command/compile.rs"]
+mod compile;
 #[path = "command/emulate.rs"]
 mod emulate;
 #[path = "command/failure.rs"]

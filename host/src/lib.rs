@@ -31,11 +31,11 @@ mod provision;
 pub mod telemetry;
 mod token;
 
-pub use broker::{Broker, BrokerBuilder};
+pub use broker::{BlockingBroker, Broker, BrokerBuilder, Watch};
 pub use managed_identity_provider::claims;
 pub use managed_identity_provider::error::{Cause, Error as TokenError};
 pub use managed_identity_provider::secret::Secret;
-pub use provider::{EMBEDDED_0_2, EMBEDDED_0_3, ProviderError, WasiVersion};
+pub use provider::{EMBEDDED_0_2, EMBEDDED_0_3, ProviderError, WasiVersion, is_precompiled, precompile};
 pub use token::{AccessToken, Identity, SourceDescription, TokenRequest};
 
 /// Compiles the example of the README.

@@ -2,7 +2,7 @@
 
 use managed_identity_provider::error::Error;
 use managed_identity_provider::secret::Secret;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// Which of the platform's identities to act as.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -107,6 +107,12 @@ pub struct AccessToken {
     pub source: String,
     /// The successor is overdue because the platform failed; the token is still valid.
     pub stale: bool,
+}
+
+/// The time as tokens have it.
+pub(crate) fn unix_time() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    since.map_or(0, |since| since.as_secs())
 }
 
 /// Where tokens come from, and why.

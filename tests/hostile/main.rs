@@ -12,6 +12,7 @@ mod witness;
 use managed_identity_host::{Broker, BrokerBuilder, Cause, TokenError, TokenRequest};
 use managed_identity_test_guests::{HOSTILE_0_2, HOSTILE_0_3};
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 /// Both guests, by the version of WASI.
@@ -42,9 +43,15 @@ fn in_environment(guest: &[u8], variables: &[(&str, &str)]) -> BrokerBuilder {
         .environment(variables.iter().copied())
 }
 
-/// Gives an order. Only `ok` and `spin-later` give a token.
+/// Gives an order. Only `ok` and `spin-later` give a token, and each time for another audience: the guest is to be asked,
+/// and not the tokens that the broker holds.
 async fn order(broker: &Broker, words: &[&str], timeout: Duration) -> Result<(), TokenError> {
-    let request = TokenRequest::new(words.join("\u{1f}")).with_timeout(timeout);
+    static NUMBER: AtomicUsize = AtomicUsize::new(0);
+    let mut order = words.join("\u{1f}");
+    if matches!(words[0], "ok" | "spin-later") {
+        order.push_str(&format!("\u{1f}{}", NUMBER.fetch_add(1, Ordering::Relaxed)));
+    }
+    let request = TokenRequest::new(order).with_timeout(timeout);
     broker.token(&request).await.map(drop)
 }
 

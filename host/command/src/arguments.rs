@@ -1,11 +1,13 @@
 //! The command line.
 
+use crate::compile;
 use anyhow::Context as _;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use managed_identity_emulator::Source;
 use managed_identity_host::outbound::Endpoint;
-use managed_identity_host::{Broker, BrokerBuilder, Identity, WasiVersion};
+use managed_identity_host::{Broker, BrokerBuilder, EMBEDDED_0_2, EMBEDDED_0_3, Identity, WasiVersion};
+use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -27,6 +29,7 @@ pub(crate) enum Command {
     Token(TokenArguments),
     Source(SourceArguments),
     Inspect(InspectArguments),
+    Compile(CompileArguments),
     Emulate(EmulateArguments),
     Demo(DemoArguments),
     Conformance(ConformanceArguments),
@@ -38,6 +41,7 @@ impl Command {
             Self::Token(arguments) => arguments.output == TokenOutput::Json || arguments.audience.requests,
             Self::Source(arguments) => arguments.output == Output::Json,
             Self::Inspect(arguments) => arguments.output == Output::Json,
+            Self::Compile(arguments) => arguments.json,
             Self::Emulate(arguments) => arguments.output == Output::Json,
             Self::Demo(_) => false,
             Self::Conformance(arguments) => arguments.output == Output::Json,
@@ -144,6 +148,12 @@ pub(crate) struct ProviderArguments {
     #[arg(long, value_name = "FILE.wasm")]
     provider: Option<PathBuf>,
 
+    /// Run a provider that `managed-identity compile` has made: native code, outside of the sandbox
+    ///
+    /// Whoever could have written the file can do what you can. Give this only for files that you have made yourself.
+    #[arg(long, requires = "provider")]
+    trust_compiled_code: bool,
+
     /// Also let the provider reach this URL and what is below it; may be given more than once
     ///
     /// The endpoint that the environment names is allowed by itself as long as it is on this machine, link-local or in a
@@ -157,11 +167,7 @@ impl ProviderArguments {
         let mut builder = Broker::builder();
         builder = match &self.provider {
             None => builder.wasi(self.wasi.into()),
-            Some(file) => {
-                let component =
-                    std::fs::read(file).with_context(|| format!("The provider {} cannot be read", file.display()))?;
-                builder.provider(component)
-            }
+            Some(file) => compile::load(builder, file, self.trust_compiled_code)?,
         };
         for url in &self.allow_endpoints {
             builder = builder
@@ -200,6 +206,47 @@ pub(crate) enum TokenOutput {
 pub(crate) enum Output {
     Text,
     Json,
+}
+
+/// Compile a provider ahead of time, so that it starts without a compiler and without a cache
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  managed-identity compile --output provider.cwasm
+  managed-identity compile --provider mine.wasm --output mine.cwasm
+  managed-identity token --resource https://vault.azure.net --provider provider.cwasm --trust-compiled-code
+
+The result is native code for this version of the command and for machines like this one. It runs outside of the
+sandbox, so only what you have made yourself should be run: files that other users can write to are refused.
+
+Exit codes: 0 compiled, 1 failure, 2 usage.")]
+pub(crate) struct CompileArguments {
+    /// Version of WASI that the built-in provider runs on
+    #[arg(long, value_enum, default_value_t = Wasi::V0_3, conflicts_with = "provider")]
+    wasi: Wasi,
+
+    /// Another provider: a component that exports cloud:identity/managed-identity
+    #[arg(long, value_name = "FILE.wasm")]
+    provider: Option<PathBuf>,
+
+    /// Where the compiled code goes; what is there is replaced
+    #[arg(long, value_name = "FILE.cwasm")]
+    pub(crate) output: PathBuf,
+
+    /// Print what was made as one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+impl CompileArguments {
+    /// The component that is to be compiled.
+    pub(crate) fn component(&self) -> anyhow::Result<Cow<'static, [u8]>> {
+        Ok(match (&self.provider, self.wasi) {
+            (Some(file), _) => Cow::Owned(compile::read(file)?.0),
+            (None, Wasi::V0_2) => Cow::Borrowed(EMBEDDED_0_2),
+            (None, Wasi::V0_3) => Cow::Borrowed(EMBEDDED_0_3),
+        })
+    }
 }
 
 /// Show which identity source is used, and why

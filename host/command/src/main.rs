@@ -3,6 +3,7 @@
 //! Standard output carries results, standard error everything else. Exit codes: 0 success, 1 failure, 2 usage.
 
 mod arguments;
+mod compile;
 mod conformance;
 mod demo;
 mod emulate;
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
             Command::Token(arguments) => token::run(arguments).await,
             Command::Source(arguments) => source::run(arguments).await,
             Command::Inspect(arguments) => inspect::run(&arguments),
+            Command::Compile(arguments) => compile::run(&arguments),
             Command::Emulate(arguments) => emulate::run(arguments).await,
             Command::Demo(arguments) => demo::run(arguments).await,
             Command::Conformance(arguments) => conformance::run(arguments).await,

@@ -1,6 +1,8 @@
 //! The provider component and the engine that compiles it.
 
+use super::artefact::Trusted;
 use super::instance::{World, linker};
+use std::borrow::Cow;
 use std::path::Path;
 use wasmtime::component::{Component, InstancePre};
 use wasmtime::{Cache, CacheConfig, Config, Engine};
@@ -40,9 +42,27 @@ pub enum ProviderError {
     /// The component imports something that a provider is not given.
     #[error("the provider asks for more than a provider is given: {0:#}")]
     Imports(wasmtime::Error),
+    /// The bytes are not compiled code that this version can run on this machine.
+    #[error(
+        "the compiled provider cannot be loaded: {0}; compile it again, with this version and on a machine of this kind"
+    )]
+    Artefact(String),
     /// The thread that runs the provider cannot be started.
     #[error("the thread of the provider cannot be started: {0}")]
     Thread(std::io::Error),
+}
+
+/// What a provider is loaded from.
+pub(crate) enum Provider {
+    Component(Cow<'static, [u8]>),
+    Precompiled(Trusted),
+}
+
+impl Provider {
+    /// Whether it is one that is built with this library, and not the user's.
+    pub(crate) fn is_embedded(&self) -> bool {
+        matches!(self, Self::Component(Cow::Borrowed(_)))
+    }
 }
 
 /// A component, compiled, known to be a provider and to ask for nothing that it will not be given.
@@ -51,10 +71,37 @@ pub(crate) struct Compiled {
     pub(super) version: WasiVersion,
 }
 
-/// Compiles a provider, or takes it from the cache of compiled code in `cache`.
+/// Compiles a provider, or takes it from the cache of compiled code in `cache`, unless it is compiled already.
 ///
 /// Compiled code is trusted code: a cache folder to which others can write is not used.
-pub(crate) fn compile(bytes: &[u8], cache: Option<&Path>) -> Result<Compiled, ProviderError> {
+pub(crate) fn compile(provider: &Provider, cache: Option<&Path>) -> Result<Compiled, ProviderError> {
+    match provider {
+        Provider::Component(bytes) => compile_in(&engine(cache)?, bytes),
+        Provider::Precompiled(artefact) => {
+            let engine = engine(None)?;
+            Compiled::new(&engine, &artefact.load(&engine)?)
+        }
+    }
+}
+
+pub(super) fn compile_in(engine: &Engine, bytes: &[u8]) -> Result<Compiled, ProviderError> {
+    Compiled::new(
+        engine,
+        &Component::new(engine, bytes).map_err(ProviderError::NotAComponent)?,
+    )
+}
+
+impl Compiled {
+    fn new(engine: &Engine, component: &Component) -> Result<Self, ProviderError> {
+        let version = version(component).ok_or(ProviderError::NotAProvider)?;
+        let linker = linker(engine).map_err(ProviderError::Engine)?;
+        let instance = linker.instantiate_pre(component).map_err(ProviderError::Imports)?;
+        Ok(Self { instance, version })
+    }
+}
+
+/// The engine of a provider. Its settings are the same for code that was compiled ahead of time.
+pub(super) fn engine(cache: Option<&Path>) -> Result<Engine, ProviderError> {
     let mut config = Config::new();
     // One instance for the life of the process: the pooling allocator would cost milliseconds to set up and save nothing.
     config.allocation_strategy(wasmtime::InstanceAllocationStrategy::OnDemand);
@@ -71,12 +118,7 @@ pub(crate) fn compile(bytes: &[u8], cache: Option<&Path>) -> Result<Compiled, Pr
             Err(error) => tracing::debug!(target: "managed_identity::provider", "no compilation cache: {error:#}"),
         }
     }
-    let engine = Engine::new(&config).map_err(ProviderError::Engine)?;
-    let component = Component::new(&engine, bytes).map_err(ProviderError::NotAComponent)?;
-    let version = version(&component).ok_or(ProviderError::NotAProvider)?;
-    let linker = linker(&engine).map_err(ProviderError::Engine)?;
-    let instance = linker.instantiate_pre(&component).map_err(ProviderError::Imports)?;
-    Ok(Compiled { instance, version })
+    Engine::new(&config).map_err(ProviderError::Engine)
 }
 
 /// Whether a folder, which is made if need be, belongs to this user alone.
@@ -121,6 +163,7 @@ mod tests {
 
     #[test]
     fn what_is_not_a_provider_is_refused_with_its_reason() {
+        let compile = |bytes: &'static [u8], cache| compile(&Provider::Component(Cow::Borrowed(bytes)), cache);
         assert!(matches!(
             compile(b"not wasm", None),
             Err(ProviderError::NotAComponent(_))

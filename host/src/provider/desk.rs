@@ -3,14 +3,20 @@
 //! Callers with the same question share one call to the component. The component would let them share one request to the
 //! platform anyway; but each call inside it costs more the more there are, so that ten thousand callers of one token would
 //! take seconds to wake. Which token answers a question, and when it is renewed, stays the component's decision.
+//!
+//! When an instance fails, what it was asked is asked again in the next one, once. Whoever asks for a token that the host
+//! still holds is given that meanwhile.
 
-use crate::token::{AccessToken, Identity, SourceDescription, TokenRequest};
+use crate::broker::hits::{Generation, Hits, Invalidation};
+use crate::token::{AccessToken, Identity, SourceDescription, TokenRequest, unix_time};
 use managed_identity_provider::error::{Cause, Error};
 use managed_identity_provider::request::{DEFAULT_TIMEOUT, LONGEST_TIMEOUT};
 use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, oneshot};
 
@@ -25,18 +31,23 @@ const LOCAL_TIMEOUT: Duration = Duration::from_secs(5);
 pub(crate) struct Call {
     ask: Ask,
     deadline: Instant,
+    /// What must not be given any more from this question on.
+    invalidation: Option<Invalidation>,
 }
 
 /// What can be asked, and where the answer goes.
 pub(crate) enum Ask {
-    Token(Box<TokenRequest>, oneshot::Sender<Result<Arc<AccessToken>, Error>>),
-    Forget(Option<String>, oneshot::Sender<Result<(), Error>>),
-    Describe(oneshot::Sender<Result<SourceDescription, Error>>),
+    Token(Box<TokenRequest>, ReplyTo<Arc<AccessToken>>),
+    Forget(Option<String>, ReplyTo<()>),
+    Describe(ReplyTo<SourceDescription>),
 }
+
+/// Where an answer goes.
+pub(crate) type ReplyTo<T> = oneshot::Sender<Result<T, Error>>;
 
 impl Call {
     /// A call whose time starts now.
-    pub(crate) fn new(ask: Ask) -> Self {
+    pub(crate) fn new(ask: Ask, invalidation: Option<Invalidation>) -> Self {
         let timeout = match &ask {
             Ask::Token(request, _) => request.timeout.unwrap_or(DEFAULT_TIMEOUT).min(LONGEST_TIMEOUT),
             Ask::Forget(..) | Ask::Describe(_) => LOCAL_TIMEOUT,
@@ -44,6 +55,7 @@ impl Call {
         Self {
             ask,
             deadline: Instant::now() + timeout,
+            invalidation,
         }
     }
 }
@@ -64,14 +76,31 @@ pub(super) enum Answer {
     Description(Result<SourceDescription, Error>),
 }
 
-/// Where an answer goes.
+/// Where the answer of a caller goes.
 enum Reply {
-    Token(oneshot::Sender<Result<Arc<AccessToken>, Error>>),
-    Forgotten(oneshot::Sender<Result<(), Error>>),
-    Description(oneshot::Sender<Result<SourceDescription, Error>>),
+    Token(ReplyTo<Arc<AccessToken>>),
+    Forgotten(ReplyTo<()>),
+    Description(ReplyTo<SourceDescription>),
 }
 
 impl Reply {
+    fn is_closed(&self) -> bool {
+        match self {
+            Self::Token(reply) => reply.is_closed(),
+            Self::Forgotten(reply) => reply.is_closed(),
+            Self::Description(reply) => reply.is_closed(),
+        }
+    }
+
+    /// Ready when the caller is no longer there.
+    fn poll_closed(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        match self {
+            Self::Token(reply) => reply.poll_closed(context),
+            Self::Forgotten(reply) => reply.poll_closed(context),
+            Self::Description(reply) => reply.poll_closed(context),
+        }
+    }
+
     // A caller that is no longer there needs no answer, so what `send` returns is dropped.
     fn fail(self, error: Error) {
         match self {
@@ -95,6 +124,34 @@ struct Matter {
     shared: Option<Shared>,
     /// Until when the component was asked to answer; nothing while it has not been asked.
     asked_until: Option<Instant>,
+    /// When it was put to the component.
+    put: Generation,
+    /// Those of its callers. They end with it.
+    invalidations: Vec<Invalidation>,
+    /// An instance has failed while it had this question.
+    interrupted: bool,
+}
+
+impl Matter {
+    fn new(question: Question, callers: Vec<u64>, shared: Option<Shared>) -> Self {
+        Self {
+            question,
+            callers,
+            shared,
+            asked_until: None,
+            put: Generation::default(),
+            invalidations: Vec::new(),
+            interrupted: false,
+        }
+    }
+
+    /// The token that the host holds for those who wait.
+    fn held(&self, hits: &Hits) -> Option<Arc<AccessToken>> {
+        match &self.question {
+            Question::Token(request, _) => hits.held(request, unix_time()),
+            Question::Forget(_) | Question::Describe => None,
+        }
+    }
 }
 
 /// What makes two token requests one question.
@@ -135,11 +192,25 @@ pub(crate) struct Desk {
     next: u64,
     answered: u64,
     arrived: Rc<Notify>,
+    hits: Arc<Hits>,
+    /// An instance is there that takes questions.
+    is_served: bool,
 }
 
 impl Desk {
-    pub(crate) fn accept(&mut self, call: Call) {
-        let Call { ask, deadline } = call;
+    pub(super) fn new(hits: Arc<Hits>) -> Self {
+        Self {
+            hits,
+            ..Self::default()
+        }
+    }
+
+    pub(super) fn accept(&mut self, call: Call) {
+        let Call {
+            ask,
+            deadline,
+            invalidation,
+        } = call;
         let (question, reply, shared) = match ask {
             Ask::Token(request, reply) => {
                 let shared = Shared::of(&request);
@@ -155,21 +226,10 @@ impl Desk {
         let known = shared.as_ref().and_then(|shared| self.joinable.get(shared).copied());
         let matter = known.unwrap_or_else(|| {
             let number = self.number();
-            let callers = Vec::new();
             if let Some(shared) = &shared {
                 self.joinable.insert(shared.clone(), number);
             }
-            self.matters.insert(
-                number,
-                Matter {
-                    question,
-                    callers,
-                    shared,
-                    asked_until: None,
-                },
-            );
-            self.waiting.push_back(number);
-            self.arrived.notify_one();
+            self.queue(number, Matter::new(question, Vec::new(), shared));
             number
         });
         let caller = self.number();
@@ -184,7 +244,17 @@ impl Desk {
         );
         if let Some(matter) = self.matters.get_mut(&matter) {
             matter.callers.push(caller);
+            matter.invalidations.extend(invalidation);
         }
+        if !self.is_served {
+            self.answer_held(matter);
+        }
+    }
+
+    fn queue(&mut self, number: u64, matter: Matter) {
+        self.matters.insert(number, matter);
+        self.waiting.push_back(number);
+        self.arrived.notify_one();
     }
 
     fn number(&mut self) -> u64 {
@@ -197,6 +267,7 @@ impl Desk {
         loop {
             let arrived = {
                 let mut desk = desk.borrow_mut();
+                desk.is_served = true;
                 if let Some(next) = desk.take_waiting() {
                     return next;
                 }
@@ -208,6 +279,7 @@ impl Desk {
 
     fn take_waiting(&mut self) -> Option<(u64, Question)> {
         while let Some(number) = self.waiting.pop_front() {
+            self.drop_who_left(number);
             let Some(matter) = self.matters.get_mut(&number) else {
                 continue;
             };
@@ -217,11 +289,12 @@ impl Desk {
                 .filter_map(|caller| self.callers.get(caller))
                 .map(|caller| caller.deadline);
             let Some(latest) = deadlines.max() else {
-                // Everybody has been turned away meanwhile.
+                // Everybody has left or been turned away meanwhile.
                 self.close(number);
                 continue;
             };
             matter.asked_until = Some(latest);
+            matter.put = self.hits.generation();
             if let Question::Token(_, time_left) = &mut matter.question {
                 *time_left = latest.saturating_duration_since(Instant::now());
             }
@@ -230,6 +303,19 @@ impl Desk {
             return Some((number, question));
         }
         None
+    }
+
+    /// Takes callers off the desk who no longer wait for an answer.
+    fn drop_who_left(&mut self, number: u64) {
+        let Some(matter) = self.matters.get_mut(&number) else {
+            return;
+        };
+        let callers = &self.callers;
+        let has_left = |caller: &mut u64| callers.get(caller).is_none_or(|caller| caller.reply.is_closed());
+        let left: Vec<u64> = matter.callers.extract_if(.., has_left).collect();
+        for caller in left {
+            self.remove_caller(caller);
+        }
     }
 
     /// Hands an answer to all who wait for it.
@@ -247,14 +333,33 @@ impl Desk {
             Answer::Forgotten => Answered::Forgotten,
             Answer::Description(result) => Answered::Description(result),
         };
+        if let (Question::Token(request, _), Answered::Token(Ok(token))) = (&matter.question, &answer) {
+            self.hits.keep(request, token, matter.put, unix_time());
+        }
+        self.settle(matter, &answer);
+    }
+
+    /// Answers a question with the token that the host holds, if it holds one.
+    fn answer_held(&mut self, number: u64) {
+        let held = self.matters.get(&number).and_then(|matter| matter.held(&self.hits));
+        if let Some(held) = held
+            && let Some(matter) = self.close(number)
+        {
+            self.settle(matter, &Answered::Token(Ok(held)));
+        }
+    }
+
+    /// Tells an answer to all who wait for it.
+    fn settle(&mut self, matter: Matter, answer: &Answered) {
         for caller in matter.callers {
             let Some(caller) = self.remove_caller(caller) else {
                 continue;
             };
-            match (caller.reply, &answer) {
+            match (caller.reply, answer) {
                 (Reply::Token(reply), Answered::Token(result)) => drop(reply.send(result.clone())),
                 (Reply::Forgotten(reply), Answered::Forgotten) => drop(reply.send(Ok(()))),
                 (Reply::Description(reply), Answered::Description(result)) => drop(reply.send(result.clone())),
+                (reply, Answered::Failed(error)) => reply.fail(error.clone()),
                 (reply, _) => reply.fail(Error::new(
                     Cause::Internal,
                     "The answer is to another question. Please report this.",
@@ -276,26 +381,26 @@ impl Desk {
             })
             .collect();
         if !patient.is_empty() {
-            let number = self.number();
-            for caller in &patient {
-                if let Some(caller) = self.callers.get_mut(caller) {
-                    caller.matter = number;
-                }
-            }
-            let again = Matter {
-                question: matter.question.clone(),
-                callers: patient,
-                shared: matter.shared.clone(),
-                asked_until: None,
-            };
-            if let Some(shared) = &again.shared {
-                self.joinable.entry(shared.clone()).or_insert(number);
-            }
-            self.matters.insert(number, again);
-            self.waiting.push_back(number);
-            self.arrived.notify_one();
+            let mut again = Matter::new(matter.question.clone(), patient, matter.shared.clone());
+            again.invalidations = std::mem::take(&mut matter.invalidations);
+            again.interrupted = matter.interrupted;
+            self.reopen(again);
         }
         matter.callers.is_empty()
+    }
+
+    /// Puts a question back among those that wait, for callers who have no answer to it.
+    fn reopen(&mut self, matter: Matter) {
+        let number = self.number();
+        for caller in &matter.callers {
+            if let Some(caller) = self.callers.get_mut(caller) {
+                caller.matter = number;
+            }
+        }
+        if let Some(shared) = &matter.shared {
+            self.joinable.entry(shared.clone()).or_insert(number);
+        }
+        self.queue(number, matter);
     }
 
     /// How many questions the component has answered.
@@ -361,22 +466,52 @@ impl Desk {
         }
     }
 
-    /// Answers every call that was with a component that failed.
-    pub(super) fn turn_away_running(&mut self, failure: &str) {
+    /// Takes back what was asked of an instance that failed. What it was asked is asked again in the next, for those whose
+    /// time is not over; a question that was with two instances that failed may be the reason, and is not asked a third time.
+    pub(super) fn instance_failed(&mut self, failure: &str) {
+        self.is_served = false;
+        let numbers: Vec<u64> = self.matters.keys().copied().collect();
+        numbers.into_iter().for_each(|number| self.answer_held(number));
         let asked = |(number, matter): (&u64, &Matter)| matter.asked_until.map(|_| *number);
-        let running: Vec<u64> = self.matters.iter().filter_map(asked).collect();
-        for matter in running
-            .into_iter()
-            .filter_map(|number| self.close(number))
-            .collect::<Vec<_>>()
-        {
-            for caller in matter.callers {
-                if let Some(caller) = self.remove_caller(caller) {
-                    let message = format!("The provider component failed and is replaced: {failure}. Ask again.");
-                    caller.reply.fail(Error::new(Cause::Internal, message));
-                }
+        let mut running: Vec<u64> = self.matters.iter().filter_map(asked).collect();
+        // In the order in which they were asked.
+        running.sort_unstable();
+        for number in running {
+            let Some(mut matter) = self.close(number) else { continue };
+            if matches!(matter.question, Question::Forget(_)) {
+                // The next instance begins with nothing that it could drop.
+                self.settle(matter, &Answered::Forgotten);
+                continue;
             }
+            let now = Instant::now();
+            let callers = &self.callers;
+            let is_patient = |caller: &mut u64| callers.get(caller).is_some_and(|caller| now < caller.deadline);
+            let patient: Vec<u64> = match matter.interrupted {
+                true => Vec::new(),
+                false => matter.callers.extract_if(.., is_patient).collect(),
+            };
+            if !patient.is_empty() {
+                let mut again = Matter::new(matter.question.clone(), patient, matter.shared.clone());
+                again.invalidations = std::mem::take(&mut matter.invalidations);
+                again.interrupted = true;
+                self.reopen(again);
+            }
+            let message = format!("The provider component failed and is replaced: {failure}. Ask again.");
+            self.settle(matter, &Answered::Failed(Error::new(Cause::Internal, message)));
         }
+    }
+
+    /// Ready when nobody waits for an answer: everybody has one, or has left.
+    pub(super) fn deserted(desk: &RefCell<Self>) -> impl Future<Output = ()> {
+        poll_fn(|context| {
+            let mut desk = desk.borrow_mut();
+            let mut all_gone = true;
+            for caller in desk.callers.values_mut() {
+                // Each has to be asked, to know when it leaves.
+                all_gone &= caller.reply.poll_closed(context).is_ready();
+            }
+            if all_gone { Poll::Ready(()) } else { Poll::Pending }
+        })
     }
 
     fn remove_caller(&mut self, number: u64) -> Option<Caller> {
@@ -405,6 +540,8 @@ enum Answered {
     Token(Result<Arc<AccessToken>, Error>),
     Forgotten,
     Description(Result<SourceDescription, Error>),
+    /// An answer to whatever was asked.
+    Failed(Error),
 }
 
 #[cfg(test)]
@@ -419,7 +556,7 @@ mod tests {
 
     fn ask(desk: &mut Desk, request: TokenRequest) -> TokenAnswer {
         let (reply, answer) = oneshot::channel();
-        desk.accept(Call::new(Ask::Token(Box::new(request), reply)));
+        desk.accept(Call::new(Ask::Token(Box::new(request), reply), None));
         answer
     }
 
@@ -517,7 +654,7 @@ mod tests {
         let _before = ask(&mut desk, request("a", 5));
         assert!(desk.take_waiting().is_some());
         let (reply, _forgotten) = oneshot::channel();
-        desk.accept(Call::new(Ask::Forget(None, reply)));
+        desk.accept(Call::new(Ask::Forget(None, reply), None));
         let _after = ask(&mut desk, request("a", 5));
         assert!(matches!(desk.take_waiting(), Some((_, Question::Forget(None)))));
         assert!(matches!(desk.take_waiting(), Some((_, Question::Token(..)))));
@@ -537,16 +674,184 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_component_fails_those_who_were_with_it_and_no_others() {
+    fn what_a_failed_instance_was_asked_is_asked_again_once() {
         let mut desk = Desk::default();
-        let mut running = ask(&mut desk, request("a", 5));
-        assert!(desk.take_waiting().is_some());
-        let mut waiting = ask(&mut desk, request("b", 5));
-        desk.turn_away_running("it trapped");
-        assert_eq!(cause(&mut running), Cause::Internal);
-        assert!(waiting.try_recv().is_err());
-        let (number, _) = desk.take_waiting().unwrap();
+        let mut running = [ask(&mut desk, request("a", 5)), ask(&mut desk, request("b", 5))];
+        let mut late = ask(&mut desk, request("a", 0));
+        while desk.take_waiting().is_some() {}
+        let mut waiting = ask(&mut desk, request("c", 5));
+        desk.instance_failed("it trapped");
+        assert_eq!(cause(&mut late), Cause::Internal);
+        let asked: Vec<_> = std::iter::from_fn(|| desk.take_waiting()).collect();
+        let audience = |(_, question): &(u64, Question)| match question {
+            Question::Token(request, _) => request.audience.clone(),
+            _ => String::new(),
+        };
+        assert_eq!(asked.iter().map(audience).collect::<Vec<_>>(), ["c", "a", "b"]);
+        desk.answer(asked[1].0, token());
+        assert!(running[0].try_recv().unwrap().is_ok());
+        // Who comes now joins a question that has been interrupted.
+        let mut joined = ask(&mut desk, request("b", 5));
+        desk.instance_failed("it trapped again");
+        let error = running[1].try_recv().unwrap().unwrap_err();
+        assert!(
+            error.cause == Cause::Internal && error.message.contains("it trapped again"),
+            "{error}"
+        );
+        assert_eq!(cause(&mut joined), Cause::Internal);
+        let (number, question) = desk.take_waiting().unwrap();
+        assert_eq!(audience(&(number, question)), "c");
         desk.answer(number, token());
         assert!(waiting.try_recv().unwrap().is_ok() && is_empty(&desk));
+    }
+
+    #[test]
+    fn a_failed_instance_has_forgotten_everything() {
+        let mut desk = Desk::default();
+        let (reply, mut forgotten) = oneshot::channel();
+        desk.accept(Call::new(Ask::Forget(None, reply), None));
+        assert!(desk.take_waiting().is_some());
+        desk.instance_failed("it trapped");
+        assert_eq!(forgotten.try_recv().unwrap(), Ok(()));
+        assert!(is_empty(&desk));
+    }
+
+    /// A desk without an instance that holds a token for `a`.
+    fn holding() -> Desk {
+        let hits = Arc::new(Hits::default());
+        let Answer::Token(Ok(mut token)) = token() else {
+            unreachable!()
+        };
+        token.expires_on = u64::MAX;
+        hits.keep(&TokenRequest::new("a"), &Arc::new(token), hits.generation(), 0);
+        Desk::new(hits)
+    }
+
+    #[test]
+    fn whose_token_is_held_waits_for_no_instance() {
+        let mut desk = holding();
+        let mut answer = ask(&mut desk, request("a", 5));
+        assert!(answer.try_recv().unwrap().unwrap().stale);
+        assert!(is_empty(&desk) && desk.take_waiting().is_none());
+        let mut others = [
+            ask(&mut desk, request("b", 5)),
+            ask(&mut desk, request("a", 5).with_claims("{}")),
+            ask(&mut desk, request("a", 5).with_rejected_token(Secret::from("u"))),
+        ];
+        assert!(others.iter_mut().all(|answer| answer.try_recv().is_err()));
+    }
+
+    #[test]
+    fn whose_token_is_held_gets_it_when_the_instance_fails() {
+        let mut desk = holding();
+        desk.is_served = true;
+        let mut running = ask(&mut desk, request("a", 5));
+        assert!(desk.take_waiting().is_some());
+        let mut waiting = ask(&mut desk, request("a", 6));
+        assert!(running.try_recv().is_err() && waiting.try_recv().is_err());
+        desk.instance_failed("it trapped");
+        for answer in [&mut running, &mut waiting] {
+            assert!(answer.try_recv().unwrap().unwrap().stale);
+        }
+        assert!(is_empty(&desk));
+    }
+
+    #[test]
+    fn an_answer_is_kept_for_the_next_and_that_to_a_doubt_is_not() {
+        for (doubt, kept) in [(false, true), (true, false)] {
+            let hits = Arc::new(Hits::default());
+            let mut desk = Desk::new(Arc::clone(&hits));
+            let _answer = ask(&mut desk, request("a", 5));
+            let (number, _) = desk.take_waiting().unwrap();
+            if doubt {
+                let (reply, _) = oneshot::channel();
+                desk.accept(Call::new(Ask::Forget(None, reply), Some(hits.forgotten(None))));
+            }
+            let Answer::Token(Ok(mut token)) = token() else {
+                unreachable!()
+            };
+            token.expires_on = u64::MAX;
+            desk.answer(number, Answer::Token(Ok(token)));
+            assert_eq!(hits.held(&request("a", 5), 0).is_some(), kept);
+        }
+    }
+
+    #[test]
+    fn who_leaves_is_asked_for_no_longer_and_leaves_nothing_behind() {
+        // The steps after which the first of two callers leaves, and whether the other one is still there.
+        for (leaves_after, alone) in [
+            ("accepted", true),
+            ("accepted", false),
+            ("asked", true),
+            ("asked", false),
+            ("interrupted", true),
+            ("interrupted", false),
+            ("answered", true),
+            ("answered", false),
+        ] {
+            let hits = Arc::new(Hits::default());
+            let mut desk = Desk::new(Arc::clone(&hits));
+            let doubt = request("a", 5).with_claims("{}");
+            let mut answers: Vec<_> = (0..if alone { 1 } else { 2 })
+                .map(|_| {
+                    let (reply, answer) = oneshot::channel();
+                    let call = Call::new(Ask::Token(Box::new(doubt.clone()), reply), hits.challenged(&doubt));
+                    desk.accept(call);
+                    answer
+                })
+                .collect();
+            let mut asked = None;
+            for step in ["accepted", "asked", "interrupted", "answered"] {
+                match step {
+                    "asked" => asked = desk.take_waiting(),
+                    "interrupted" => {
+                        desk.instance_failed("it trapped");
+                        asked = desk.take_waiting();
+                    }
+                    "answered" => {
+                        if let Some((number, _)) = &asked {
+                            desk.answer(*number, token());
+                        }
+                    }
+                    _ => {}
+                }
+                if step == leaves_after {
+                    answers.remove(0);
+                }
+            }
+            if alone && matches!(leaves_after, "accepted" | "asked") {
+                assert!(asked.is_none(), "{leaves_after}: nobody waits for it");
+            }
+            for answer in &mut answers {
+                assert!(answer.try_recv().unwrap().is_ok(), "{leaves_after}");
+            }
+            assert!(
+                is_empty(&desk) && desk.waiting.is_empty(),
+                "{leaves_after}, alone: {alone}"
+            );
+            // And nothing keeps tokens from being held.
+            let Answer::Token(Ok(token)) = token() else {
+                unreachable!()
+            };
+            hits.keep(&request("a", 5), &Arc::new(token), hits.generation(), 0);
+            assert!(hits.held(&request("a", 5), 0).is_some());
+        }
+    }
+
+    #[test]
+    fn a_desk_is_deserted_when_everybody_has_an_answer_or_has_left() {
+        use futures_util::FutureExt as _;
+        let desk = RefCell::new(Desk::default());
+        let deserted = || Desk::deserted(&desk).now_or_never().is_some();
+        assert!(deserted());
+        let answered = ask(&mut desk.borrow_mut(), request("a", 5));
+        let left = ask(&mut desk.borrow_mut(), request("b", 5));
+        let (number, _) = desk.borrow_mut().take_waiting().unwrap();
+        assert!(!deserted());
+        desk.borrow_mut().answer(number, token());
+        assert!(!deserted());
+        drop(left);
+        assert!(deserted());
+        drop(answered);
     }
 }

@@ -1,6 +1,7 @@
 //! One instance of the component: its store, what it is given, and the calls it answers.
 
 use super::Surroundings;
+use super::bounds::Bounds;
 use super::component::{Compiled, WasiVersion};
 use super::cpu::Meter;
 use super::desk::{Answer, Desk, Question};
@@ -12,7 +13,7 @@ use futures_util::stream::FuturesUnordered;
 use std::cell::RefCell;
 use std::sync::Arc;
 use wasmtime::component::{Accessor, Linker, ResourceTable};
-use wasmtime::{Engine, Store, StoreLimits, StoreLimitsBuilder};
+use wasmtime::{Engine, Store};
 use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
@@ -52,7 +53,7 @@ pub(super) struct World {
     http: WasiHttpCtx,
     hooks: OutboundHooks,
     table: ResourceTable,
-    limits: StoreLimits,
+    bounds: Bounds,
 }
 
 impl WasiView for World {
@@ -129,10 +130,10 @@ fn store(compiled: &Compiled, surroundings: &Surroundings, limits: &Limits) -> S
         http,
         hooks: OutboundHooks::new(surroundings.outbound.clone()),
         table,
-        limits: StoreLimitsBuilder::new().memory_size(limits.memory).build(),
+        bounds: Bounds::new(limits.memory),
     };
     let mut store = Store::new(compiled.instance.engine(), world);
-    store.limiter(|world| &mut world.limits);
+    store.limiter(|world| &mut world.bounds);
     store.set_hostcall_fuel(HOSTCALL_FUEL);
     store.set_max_component_handles(MOST_HANDLES);
     limits.meter.watch(&mut store);

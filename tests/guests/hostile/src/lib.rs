@@ -7,6 +7,7 @@
 //! |---|---|
 //! | `ok` | gives a token |
 //! | `send METHOD SCHEME AUTHORITY PATH NAME=VALUE…` | sends this request; `-` leaves a part unset |
+//! | `fetch METHOD SCHEME AUTHORITY PATH` | sends this request, and gives a token when the status is 200, one whose successor is due when it is 201, and traps when it is 418 |
 //! | `flood COUNT METHOD SCHEME AUTHORITY PATH` | starts that many requests at once and waits for all |
 //! | `tcp ADDRESS`, `udp ADDRESS`, `listen ADDRESS`, `resolve NAME` | uses `wasi:sockets` |
 //! | `environment`, `arguments`, `directory`, `files`, `input`, `terminal` | says what it is given |

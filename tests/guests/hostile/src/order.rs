@@ -20,6 +20,8 @@ pub(crate) const PAUSE_EVERY: u64 = 64;
 pub(crate) enum Outcome {
     /// A token.
     Token(String),
+    /// A token whose successor is due.
+    Due(String),
     /// The host denied a request.
     Denied,
     /// Anything else, in words.
@@ -77,6 +79,17 @@ impl<'a> Order<'a> {
         self.word(index).parse().expect("the order has an address")
     }
 
+    /// What comes of a fetch, which [`Tried`] tells by its status. The token is the path.
+    pub(crate) fn fetched(&self, tried: Tried) -> Outcome {
+        match tried {
+            Ok(status) if status == "status 200" => Outcome::Token(self.word(3).to_owned()),
+            Ok(status) if status == "status 201" => Outcome::Due(self.word(3).to_owned()),
+            Ok(status) if status == "status 418" => std::process::abort(),
+            Ok(other) => Outcome::Report(other),
+            Err(outcome) => outcome,
+        }
+    }
+
     /// Carries out an order that needs nothing of WASI; `None` for others.
     pub(crate) fn alone(&self) -> Option<Outcome> {
         Some(match self.verb {
@@ -103,14 +116,16 @@ macro_rules! exports {
 
         impl $interface::Guest for Component {
             $($asynchronous)? fn get_token(request: $types::TokenRequest) -> Result<$types::AccessToken, $types::Error> {
-                let (cause, message) = match $obey(&Order::parse(&request.audience))$(.$wait)? {
-                    Outcome::Token(token) => {
+                let outcome = $obey(&Order::parse(&request.audience))$(.$wait)?;
+                let refresh_on = if matches!(outcome, Outcome::Due(_)) { 0 } else { u64::MAX };
+                let (cause, message) = match outcome {
+                    Outcome::Token(token) | Outcome::Due(token) => {
                         return Ok($types::AccessToken {
                             token,
                             token_type: "Bearer".to_owned(),
                             audience: "hostile".to_owned(),
                             expires_on: u64::MAX,
-                            refresh_on: u64::MAX,
+                            refresh_on,
                             client_id: None,
                             source: "hostile".to_owned(),
                             stale: false,

@@ -39,6 +39,9 @@ fn obey(order: &Order) -> Outcome {
     if let Some(outcome) = order.alone() {
         return outcome;
     }
+    if order.verb == "fetch" {
+        return order.fetched(send(order));
+    }
     let tried = match order.verb {
         "send" => send(order),
         "flood" => flood(order),

@@ -45,6 +45,9 @@ async fn obey(order: &Order<'_>) -> Outcome {
     if let Some(outcome) = order.alone() {
         return outcome;
     }
+    if order.verb == "fetch" {
+        return order.fetched(send(order, 0).await);
+    }
     let tried = match order.verb {
         "send" => send(order, 0).await,
         "flood" => flood(order).await,

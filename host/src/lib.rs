@@ -21,6 +21,7 @@
 //! }
 //! ```
 
+pub mod audit;
 pub mod authorized_http;
 mod bindings;
 mod broker;

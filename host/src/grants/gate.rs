@@ -1,15 +1,42 @@
 //! A broker behind a policy.
 
-use super::{AuthorizeRule, Caller, Grant, Policy};
+use super::limits::{Counts, Register};
+use super::{AuthorizeRule, Caller, Grant, Policy, named};
+use crate::audit::{self, Asked, Decision, Kind};
 use crate::broker::Broker;
 use crate::outbound::Origin;
-use crate::token::{AccessToken, SourceDescription, TokenRequest};
+use crate::token::{AccessToken, Identity, SourceDescription, TokenRequest};
 use arc_swap::ArcSwap;
 use managed_identity_provider::error::{Cause, Error};
+use managed_identity_provider::request::check_sizes;
 use managed_identity_provider::secret::Secret;
+use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
+
+/// The longest text of a caller's in a message to it, in bytes.
+const LONGEST_TEXT: usize = 256;
+
+/// When to try again where too many calls are under way: soon, because the first of them may end at any time.
+const RETRY_WHEN_BUSY: Duration = Duration::from_millis(100);
+
+/// What stands in an audit event of a call whose caller has stopped waiting.
+const CANCELLED: &str = "cancelled";
 
 /// Puts a policy before a broker. Cheap to clone; clones share policy and limits.
+///
+/// ```no_run
+/// use managed_identity_host::grants::{Caller, Gate, Policy};
+/// use managed_identity_host::{Broker, TokenRequest};
+///
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// let policy = Policy::from_toml(&std::fs::read_to_string("policy.toml")?)?;
+/// let gate = Gate::new(Broker::from_environment()?, policy);
+/// let report = gate.caller(Caller::new("report"));
+/// let token = report.token(&TokenRequest::new("https://vault.azure.net")).await?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Gate(Arc<Inner>);
 
@@ -17,6 +44,7 @@ pub struct Gate(Arc<Inner>);
 struct Inner {
     broker: Broker,
     policy: ArcSwap<Policy>,
+    register: Register,
 }
 
 impl Gate {
@@ -26,6 +54,7 @@ impl Gate {
         Self(Arc::new(Inner {
             broker,
             policy: ArcSwap::from_pointee(policy),
+            register: Register::default(),
         }))
     }
 
@@ -41,39 +70,39 @@ impl Gate {
         self.0.policy.load_full()
     }
 
-    /// Puts another policy in force, also for those who are asking already.
+    /// Puts another policy in force, also for those who are asking already. What they have used of their rates stays used.
     pub fn replace(&self, policy: Policy) {
         self.0.policy.store(Arc::new(policy));
     }
 
-    /// What `caller` has of this broker: what it is granted, when it asks.
+    /// What `caller` has of this broker: what it is granted, when it asks. All who ask under one name share its limits.
     #[must_use]
     pub fn caller(&self, caller: Caller) -> Granted {
         Granted {
             gate: self.clone(),
-            caller,
+            counts: self.0.register.counts(caller),
         }
     }
 }
 
-/// A broker as one caller sees it: each call is decided by the policy in force, and is an audit event.
+/// A broker as one caller sees it: each call is decided by the policy in force, and is an [audit](crate::audit) event.
 #[derive(Clone, Debug)]
 pub struct Granted {
     gate: Gate,
-    caller: Caller,
+    counts: Arc<Counts>,
 }
 
 impl Granted {
     /// Who asks.
     #[must_use]
     pub fn caller(&self) -> &Caller {
-        &self.caller
+        &self.counts.caller
     }
 
     /// What is granted now.
     #[must_use]
     pub fn grant(&self) -> Option<Arc<Grant>> {
-        self.gate.0.policy.load().grant(&self.caller).cloned()
+        self.gate.0.policy.load().grant(self.caller()).cloned()
     }
 
     /// A token that is valid now, if it is granted.
@@ -82,59 +111,118 @@ impl Granted {
     /// [`Cause::Denied`] when it is not granted, [`Cause::Throttled`] when it is asked for too often, and what
     /// [`Broker::token`] fails with.
     pub async fn token(&self, request: &TokenRequest) -> Result<Arc<AccessToken>, Error> {
-        let granted = self.grant().is_some_and(|grant| {
-            grant.token.iter().any(|rule| {
-                rule.audiences.iter().any(|audience| audience.has(&request.audience))
-                    && rule.identities.iter().any(|identity| identity.has(&request.identity))
-            })
-        });
-        if !granted {
-            return Err(self.denied(&format!("the audience {:?}", request.audience)));
-        }
-        self.gate.broker().token(request).await
+        let asked = Asked::new(Kind::Token).token(&request.audience, &request.identity);
+        let decide = |grant: Option<&Grant>| {
+            let identifier = match &request.identity {
+                Identity::PlatformDefault | Identity::SystemAssigned => None,
+                Identity::ClientId(id) | Identity::ObjectId(id) | Identity::ResourceId(id) => Some(id.as_str()),
+            };
+            let rejected = request.rejected_token.as_ref().map(Secret::expose);
+            check_sizes(&request.audience, identifier, request.claims.as_deref(), rejected)?;
+            if grant.is_some_and(|grant| grant.has_token(&request.audience, &request.identity)) {
+                return Ok(());
+            }
+            let has_audience = grant.is_some_and(|grant| grant.has_audience(&request.audience));
+            Err(self.token_denied(&request.audience, &request.identity, has_audience))
+        };
+        let refreshes = request.claims.is_some() || request.rejected_token.is_some();
+        let call = self.admit(asked, refreshes, decide)?;
+        let result = self.gate.broker().token(request).await;
+        call.issued(result)
     }
 
-    /// Drops cached tokens of one audience, or of all that are granted. What is not granted stays as it is.
+    /// Drops cached tokens of one audience, or of all that are granted by name. What is not granted stays as it is, and so
+    /// do tokens that are granted by a wildcard, unless they are named here.
+    ///
+    /// Others who ask for the same audience get a new token, too.
     ///
     /// # Errors
-    /// As for [`Broker::forget`], and [`Cause::Denied`].
+    /// As for [`Broker::forget`], and [`Cause::Denied`] and [`Cause::Throttled`] as for [`token`](Self::token).
     pub async fn forget(&self, audience: Option<&str>) -> Result<(), Error> {
-        match audience {
-            Some(audience) => self.gate.broker().forget(Some(audience)).await,
-            None => Err(self.denied("to drop all tokens")),
+        let mut asked = Asked::new(Kind::Forget);
+        asked.audience = audience;
+        let mut granted = Vec::new();
+        let decide = |grant: Option<&Grant>| {
+            check_sizes(audience.unwrap_or_default(), None, None, None)?;
+            match (audience, grant) {
+                (Some(audience), Some(grant)) if grant.has_audience(audience) => granted.push(audience.to_owned()),
+                (None, Some(grant)) if !grant.token.is_empty() => {
+                    let patterns = grant.token.iter().flat_map(|rule| &rule.audiences);
+                    granted.extend(patterns.filter_map(|pattern| pattern.exact().map(str::to_owned)));
+                }
+                (Some(audience), _) => return Err(self.token_denied(audience, &Identity::PlatformDefault, false)),
+                (None, _) => return Err(self.nothing_granted("to drop tokens")),
+            }
+            Ok(())
+        };
+        let call = self.admit(asked, true, decide)?;
+        let mut result = Ok(());
+        for audience in &granted {
+            result = self.gate.broker().forget(Some(audience)).await;
+            if result.is_err() {
+                break;
+            }
         }
+        call.ended(result)
     }
 
     /// Where tokens come from, for callers that are granted any.
     ///
     /// # Errors
-    /// As for [`Broker::describe_source`], and [`Cause::Denied`].
+    /// As for [`Broker::describe_source`], and [`Cause::Denied`] and [`Cause::Throttled`] as for [`token`](Self::token).
     pub async fn describe_source(&self) -> Result<SourceDescription, Error> {
-        if self.grant().is_none_or(|grant| grant.token.is_empty()) {
-            return Err(self.denied("to know where tokens come from"));
-        }
-        self.gate.broker().describe_source().await
+        let decide = |grant: Option<&Grant>| match grant {
+            Some(grant) if !grant.token.is_empty() => Ok(()),
+            _ => Err(self.nothing_granted("to know where tokens come from")),
+        };
+        let call = self.admit(Asked::new(Kind::DescribeSource), false, decide)?;
+        let result = self.gate.broker().describe_source().await;
+        call.ended(result)
     }
 
-    /// What the policy has for requests of this caller to `origin`.
+    /// What the policy has for requests of this caller to `origin`. Counts nothing and records nothing; see
+    /// [`admit_http`](Self::admit_http).
     #[must_use]
     pub fn destination(&self, origin: &Origin) -> Destination {
-        let Some(grant) = self.grant() else {
-            return Destination::Denied;
-        };
-        let authorized = grant
-            .authorize_only
-            .iter()
-            .find(|rule| rule.hosts.iter().any(|host| host.has(origin)));
-        match authorized {
-            Some(rule) => Destination::Authorized(rule.clone()),
-            None if grant.http.iter().any(|host| host.has(origin)) => Destination::Plain,
-            None => Destination::Denied,
+        let policy = self.gate.0.policy.load();
+        destination(policy.grant(self.caller()).map(Arc::as_ref), origin)
+    }
+
+    /// Decides on a request of this caller that is about to be sent, and is not called for one that is not.
+    ///
+    /// A request that is sent as it is, and one that is denied, is counted and recorded here. One that is sent with a token
+    /// is counted and recorded when [`authorization_for`](Self::authorization_for) gets the token.
+    ///
+    /// # Errors
+    /// [`Cause::Denied`] when the policy has nothing for `origin`, and [`Cause::Throttled`].
+    pub fn admit_http(&self, method: &str, origin: &Origin) -> Result<Destination, Error> {
+        let mut asked = Asked::new(Kind::Http);
+        asked.request = Some((method, origin));
+        let policy = self.gate.0.policy.load();
+        let grant = policy.grant(self.caller()).map(Arc::as_ref);
+        let destination = destination(grant, origin);
+        if matches!(destination, Destination::Authorized(_)) {
+            return Ok(destination);
         }
+        self.count(asked, grant)?;
+        if destination == Destination::Denied {
+            let error = self.denied(
+                format_args!("requests to {origin}"),
+                format_args!(
+                    "Add the host to `hosts` of `[[{0}.http]]`, or of `[[{0}.authorize-only]]` for requests with a token.",
+                    self.section()
+                ),
+            );
+            return Err(self.refused(asked, error));
+        }
+        self.record(&asked, Decision::Allowed, None, None);
+        Ok(destination)
     }
 
     /// The token for a request to a host of `rule`, which the caller must not see. With a challenge, the claims that are
     /// asked for and the token that was rejected, a new one.
+    ///
+    /// The audit event does not say for which request it is; that of [`authorization_for`](Self::authorization_for) does.
     ///
     /// # Errors
     /// As for [`token`](Self::token).
@@ -143,18 +231,222 @@ impl Granted {
         rule: &AuthorizeRule,
         challenge: Option<(&str, Secret)>,
     ) -> Result<Arc<AccessToken>, Error> {
+        self.authorize(None, rule, challenge).await
+    }
+
+    /// As [`authorization`](Self::authorization), for a request by this method to this origin.
+    ///
+    /// # Errors
+    /// As for [`token`](Self::token).
+    pub async fn authorization_for(
+        &self,
+        method: &str,
+        origin: &Origin,
+        rule: &AuthorizeRule,
+        challenge: Option<(&str, Secret)>,
+    ) -> Result<Arc<AccessToken>, Error> {
+        self.authorize(Some((method, origin)), rule, challenge).await
+    }
+
+    async fn authorize(
+        &self,
+        sent: Option<(&str, &Origin)>,
+        rule: &AuthorizeRule,
+        challenge: Option<(&str, Secret)>,
+    ) -> Result<Arc<AccessToken>, Error> {
+        let mut asked = Asked::new(Kind::AuthorizeOnly).token(&rule.audience, &rule.identity);
+        asked.request = sent;
+        // The rule may be from before the policy was replaced.
+        let decide = |grant: Option<&Grant>| {
+            let granted = match sent {
+                Some((_, origin)) => grant.and_then(|grant| grant.authorized(origin)) == Some(rule),
+                None => grant.is_some_and(|grant| grant.authorize_only.contains(rule)),
+            };
+            if granted {
+                return Ok(());
+            }
+            Err(self.denied(
+                format_args!(
+                    "requests with a token for {} any more",
+                    audit::shown(&rule.audience, LONGEST_TEXT)
+                ),
+                format_args!("Add the host to `hosts` of `[[{}.authorize-only]]`.", self.section()),
+            ))
+        };
+        let call = self.admit(asked, challenge.is_some(), decide)?;
         let mut request = TokenRequest::new(rule.audience.clone()).with_identity(rule.identity.clone());
         if let Some((claims, rejected)) = challenge {
             request = request.with_claims(claims).with_rejected_token(rejected);
         }
-        self.gate.broker().token(&request).await
+        let result = self.gate.broker().token(&request).await;
+        call.issued(result)
     }
 
-    fn denied(&self, what: &str) -> Error {
+    /// Decides on a call by the policy in force and by what the caller has under way. `decide` fails with why not.
+    fn admit<'a>(
+        &'a self,
+        asked: Asked<'a>,
+        refreshes: bool,
+        decide: impl FnOnce(Option<&Grant>) -> Result<(), Error>,
+    ) -> Result<Call<'a>, Error> {
+        let policy = self.gate.0.policy.load();
+        let grant = policy.grant(self.caller()).map(Arc::as_ref);
+        self.count(asked, grant)?;
+        decide(grant).map_err(|error| self.refused(asked, error))?;
+        let Some(grant) = grant else {
+            return Err(self.refused(asked, self.nothing_granted("anything")));
+        };
+        if refreshes && let Err(wait) = self.counts.count_refreshing(grant) {
+            let error = self.throttled(
+                wait,
+                format_args!("asks for new tokens more often than {}", grant.refresh_rate),
+                "refresh-rate",
+            );
+            return Err(self.refused(asked, error));
+        }
+        if !self.counts.enter(grant) {
+            let error = self.throttled(
+                RETRY_WHEN_BUSY,
+                format_args!("has {} calls under way", grant.in_flight),
+                "concurrency",
+            );
+            return Err(self.refused(asked, error));
+        }
+        Ok(Call {
+            granted: self,
+            asked,
+            ended: false,
+        })
+    }
+
+    fn count(&self, asked: Asked<'_>, grant: Option<&Grant>) -> Result<(), Error> {
+        let Some((grant, rate)) = grant.and_then(|grant| Some((grant, grant.rate?))) else {
+            return Ok(());
+        };
+        self.counts.count(grant).map_err(|wait| {
+            let error = self.throttled(wait, format_args!("asks more often than {rate}"), "rate");
+            self.refused(asked, error)
+        })
+    }
+
+    fn record(&self, asked: &Asked<'_>, decision: Decision, token: Option<&AccessToken>, cause: Option<&str>) {
+        if audit::is_heard() {
+            let caller = self.caller().name();
+            audit::record(caller, asked, decision, token, cause, self.counts.unrecorded());
+        }
+    }
+
+    /// Records that a call is refused with this error.
+    fn refused(&self, asked: Asked<'_>, error: Error) -> Error {
+        if audit::is_heard() && self.counts.records_refusal() {
+            let decision = match error.cause {
+                Cause::Throttled => Decision::Throttled,
+                _ => Decision::Denied,
+            };
+            self.record(&asked, decision, None, Some(error.cause.name()));
+        }
+        error
+    }
+
+    fn token_denied(&self, audience: &str, identity: &Identity, has_audience: bool) -> Error {
+        let audience = audit::shown(audience, LONGEST_TEXT);
+        let section = self.section();
+        if has_audience {
+            let identity = named(identity).to_string();
+            let identity = audit::shown(&identity, LONGEST_TEXT);
+            return self.denied(
+                format_args!("tokens for \"{audience}\" as {identity}"),
+                format_args!("Add \"{identity}\" to `identities` of the `[[{section}.token]]` that has the audience."),
+            );
+        }
+        self.denied(
+            format_args!("tokens for \"{audience}\""),
+            format_args!("Add it to `audiences` of `[[{section}.token]]`."),
+        )
+    }
+
+    fn nothing_granted(&self, what: &str) -> Error {
+        self.denied(
+            format_args!("tokens, nor {what}"),
+            format_args!("Add a `[[{}.token]]`.", self.section()),
+        )
+    }
+
+    fn denied(&self, what: impl fmt::Display, cure: impl fmt::Display) -> Error {
+        let caller = audit::shown(self.caller().name(), LONGEST_TEXT);
         Error::new(
             Cause::Denied,
-            format!("The caller {:?} is not granted {what}.", self.caller.name()),
+            format!("By the host's policy, the caller \"{caller}\" is not granted {what}. {cure}"),
         )
+    }
+
+    fn throttled(&self, wait: Duration, why: impl fmt::Display, key: &str) -> Error {
+        let caller = audit::shown(self.caller().name(), LONGEST_TEXT);
+        let section = self.section();
+        let wait = wait.as_nanos().div_ceil(1_000_000);
+        let mut error = Error::new(
+            Cause::Throttled,
+            format!(
+                "The caller \"{caller}\" {why}, which is all that `{key}` of `[{section}]` in the host's policy allows. Try \
+                 again in {wait} ms."
+            ),
+        );
+        error.retry_after_ms = Some(u32::try_from(wait).unwrap_or(u32::MAX));
+        error
+    }
+
+    /// Where a policy has what this caller is granted.
+    fn section(&self) -> impl fmt::Display {
+        super::document::section(self.caller().name())
+    }
+}
+
+fn destination(grant: Option<&Grant>, origin: &Origin) -> Destination {
+    let Some(grant) = grant else {
+        return Destination::Denied;
+    };
+    match grant.authorized(origin) {
+        Some(rule) => Destination::Authorized(rule.clone()),
+        None if grant.http.iter().any(|host| host.has(origin)) => Destination::Plain,
+        None => Destination::Denied,
+    }
+}
+
+/// A call that is allowed and under way. It is counted, and recorded when it ends.
+struct Call<'a> {
+    granted: &'a Granted,
+    asked: Asked<'a>,
+    ended: bool,
+}
+
+impl Call<'_> {
+    fn issued(mut self, result: Result<Arc<AccessToken>, Error>) -> Result<Arc<AccessToken>, Error> {
+        self.end(result.as_ref().map(|token| Some(token.as_ref())));
+        result
+    }
+
+    fn ended<T>(mut self, result: Result<T, Error>) -> Result<T, Error> {
+        self.end(result.as_ref().map(|_| None));
+        result
+    }
+
+    fn end(&mut self, result: Result<Option<&AccessToken>, &Error>) {
+        self.ended = true;
+        let (token, cause) = match result {
+            Ok(token) => (token, None),
+            Err(error) => (None, Some(error.cause.name())),
+        };
+        self.granted.record(&self.asked, Decision::Allowed, token, cause);
+    }
+}
+
+impl Drop for Call<'_> {
+    fn drop(&mut self) {
+        self.granted.counts.leave();
+        if !self.ended {
+            self.granted
+                .record(&self.asked, Decision::Allowed, None, Some(CANCELLED));
+        }
     }
 }
 

@@ -1,117 +1,53 @@
 //! What a rule compares with: audiences, identities, hosts.
+//!
+//! A pattern is read once, strictly, and compared often, without allocating. `*` stands for one label of a host name, as in
+//! the certificates of RFC 6125 section 6.4.3, or alone for any audience. Nowhere else is it a pattern: text that has it
+//! elsewhere is refused and not taken by the letter, because whoever wrote it meant more than it would allow.
 
-use crate::outbound::{Origin, Scheme};
-use crate::token::Identity;
+mod audience;
+mod host;
+mod identity;
 
-/// Which audiences a rule is for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AudiencePattern(String);
+pub use audience::AudiencePattern;
+pub use host::HostPattern;
+pub use identity::IdentityPattern;
+pub(crate) use identity::named;
 
-/// Which identities a rule is for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum IdentityPattern {
-    /// All of them.
-    Any,
-    /// This one.
-    Exactly(Identity),
-}
-
-/// Which hosts a rule is for: `vault.example`, `vault.example:8443`, `*.vault.azure.net`, which is `https` in each case, or one
-/// of these after `http://`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HostPattern {
-    scheme: Scheme,
-    /// The name or address, or what comes after `*.`.
-    host: String,
-    wildcard: bool,
-    port: u16,
-}
+use crate::outbound::{Origin, OriginFault, Scheme};
+use url::Host;
 
 /// Why a pattern is none. Reads as the end of a sentence that begins with the pattern.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct PatternError(String);
 
-impl AudiencePattern {
-    /// Reads a pattern.
-    ///
-    /// # Errors
-    /// When it is none.
-    pub fn parse(text: &str) -> Result<Self, PatternError> {
-        Ok(Self(text.to_owned()))
-    }
-
-    /// Whether the rule is for this audience, given as a resource or as a scope.
-    #[must_use]
-    pub fn has(&self, audience: &str) -> bool {
-        self.0 == audience.strip_suffix("/.default").unwrap_or(audience)
+impl PatternError {
+    pub(super) fn new(message: impl Into<String>) -> Self {
+        Self(message.into())
     }
 }
 
-impl IdentityPattern {
-    /// Whether the rule is for this identity.
-    #[must_use]
-    pub fn has(&self, identity: &Identity) -> bool {
-        match self {
-            Self::Any => true,
-            Self::Exactly(own) => own == identity,
-        }
+impl From<OriginFault> for PatternError {
+    fn from(fault: OriginFault) -> Self {
+        Self(fault.to_string())
     }
 }
 
-impl HostPattern {
-    /// Reads a pattern.
-    ///
-    /// # Errors
-    /// When it is none.
-    pub fn parse(text: &str) -> Result<Self, PatternError> {
-        let (scheme, rest) = match text.split_once("://") {
-            Some(("http", rest)) => (Scheme::Http, rest),
-            Some(("https", rest)) => (Scheme::Https, rest),
-            Some(_) => return Err(PatternError("has another scheme than http or https".to_owned())),
-            None => (Scheme::Https, text),
-        };
-        let (host, port) = match rest.rsplit_once(':') {
-            Some((host, port)) => (
-                host,
-                port.parse()
-                    .map_err(|_| PatternError("has something after its colon that is no port".to_owned()))?,
-            ),
-            None => (rest, if scheme == Scheme::Https { 443 } else { 80 }),
-        };
-        let (host, wildcard) = match host.strip_prefix("*.") {
-            Some(rest) => (rest, true),
-            None => (host, false),
-        };
-        Ok(Self {
-            scheme,
-            host: host.to_owned(),
-            wildcard,
-            port,
-        })
+/// Reads what follows `*.`: a name of at least two labels, so that no pattern holds a whole top-level domain.
+fn wildcard_domain(scheme: Scheme, authority: &str) -> Result<(String, u16), PatternError> {
+    if authority.contains('*') {
+        return Err(PatternError::new(
+            "has more than one `*`; one, as the first label, stands for one label of the name",
+        ));
     }
-
-    /// `http` or `https`.
-    #[must_use]
-    pub fn scheme(&self) -> Scheme {
-        self.scheme
-    }
-
-    /// Whether it stands for many hosts.
-    #[must_use]
-    pub fn is_wildcard(&self) -> bool {
-        self.wildcard
-    }
-
-    /// Whether the rule is for this origin. `*` stands for one label of a name.
-    #[must_use]
-    pub fn has(&self, origin: &Origin) -> bool {
-        let host = origin.host().to_string();
-        let same_host = if self.wildcard {
-            host.split_once('.').is_some_and(|(_, rest)| rest == self.host)
-        } else {
-            host == self.host
-        };
-        same_host && origin.scheme() == self.scheme && origin.port() == self.port
+    let origin = Origin::parse(scheme, authority)?;
+    match origin.host() {
+        Host::Domain(name) if name.contains('.') => Ok((name.clone(), origin.port())),
+        Host::Domain(_) => Err(PatternError::new(
+            "has less than two labels after `*.`; write more of the name, such as `*.vault.azure.net`",
+        )),
+        Host::Ipv4(_) | Host::Ipv6(_) => Err(PatternError::new(
+            "has an address after `*.`; only names have wildcards",
+        )),
     }
 }

@@ -25,7 +25,7 @@ pub enum Scheme {
 
 impl Scheme {
     /// Reads a scheme in any case.
-    pub(super) fn parse(text: &str) -> Option<Self> {
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         [Self::Http, Self::Https]
             .into_iter()
             .find(|scheme| text.eq_ignore_ascii_case(scheme.as_str()))
@@ -60,7 +60,7 @@ pub struct Origin {
 
 impl Origin {
     /// Reads `host`, `host:port`, `[ipv6]` or `[ipv6]:port`.
-    pub(super) fn parse(scheme: Scheme, authority: &str) -> Result<Self, OriginFault> {
+    pub(crate) fn parse(scheme: Scheme, authority: &str) -> Result<Self, OriginFault> {
         if authority.contains('@') {
             return Err(OriginFault::UserInformation);
         }

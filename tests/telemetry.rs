@@ -224,6 +224,7 @@ fn numbers_and_spans_of_this_crate_reach_the_collector() {
         tracing::trace_span!(target: "managed_identity::broker", "too small").in_scope(|| {});
         tracing::info_span!(target: "hyper", "of somebody else", secret = TOKEN).in_scope(|| {});
         tracing::warn!(target: "hyper", secret = TOKEN, "of somebody else");
+        tracing::info!(target: "managed_identity::audit", caller = TOKEN, "for others");
         tracing::debug_span!(target: "managed_identity::outbound", "upstream", otel.kind = "client").in_scope(|| {});
     });
     exporter.shutdown().unwrap();

@@ -16,7 +16,7 @@
 //! | `managed_identity_tokens_held` | gauge | | | tokens that are kept to be given again, of all brokers of this process |
 //! | `managed_identity_earliest_expiry_seconds` | gauge | seconds | | until the first of them expires; infinite when none is kept, which OpenTelemetry leaves out. Set when the set of tokens changes and every 15 s; of several brokers, the last one that set it counts |
 //! | `managed_identity_provider_restarts_total` | counter | | `reason` | provider instances that failed and were replaced: `trap`, `cpu` when it computed for too long, `stuck` when it did not answer in time, `other` |
-//! | `managed_identity_denials_total` | counter | | `kind` | what was refused: to the provider, a request to elsewhere than its `endpoint`; to callers, a `token`, `forget`, `describe` or a `destination` that they are not granted, or more than their `rate` |
+//! | `managed_identity_denials_total` | counter | | `kind` | what was refused: to the provider, a request to elsewhere than its `endpoint`; to callers, what they are not granted, `token`, `authorize-only`, `http`, `forget` or `describe-source`, or more of it than their `rate` |
 //!
 //! # Spans
 //!
@@ -213,8 +213,16 @@ impl Telemetry {
         self.0.restarts[reason as usize].increment(1);
     }
 
-    /// Something was refused.
-    pub(crate) fn denied(&self, what: Denied) {
+    /// A caller was refused this. An error of another cause than those of a policy is no denial.
+    pub(crate) fn refused(&self, what: Denied, error: &Error) {
+        match error.cause {
+            Cause::Denied => self.denied(what),
+            Cause::Throttled => self.denied(Denied::Rate),
+            _ => {}
+        }
+    }
+
+    fn denied(&self, what: Denied) {
         self.0.denials[what as usize].increment(1);
     }
 
@@ -352,34 +360,38 @@ pub(crate) enum Denied {
     Endpoint,
     /// To a caller: a token.
     Token,
-    /// To a caller: more tokens than its rate.
-    Rate,
+    /// To a caller: a request with a token that it does not see.
+    AuthorizeOnly,
+    /// To a caller: a request as it is.
+    Http,
     /// To a caller: to drop tokens.
     Forget,
     /// To a caller: to know where tokens come from.
-    Describe,
-    /// To a caller: a request to some host.
-    Destination,
+    DescribeSource,
+    /// To a caller: any of these, more often or more at once than it may.
+    Rate,
 }
 
 impl Denied {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 7] = [
         Self::Endpoint,
         Self::Token,
-        Self::Rate,
+        Self::AuthorizeOnly,
+        Self::Http,
         Self::Forget,
-        Self::Describe,
-        Self::Destination,
+        Self::DescribeSource,
+        Self::Rate,
     ];
 
     fn name(self) -> &'static str {
         match self {
             Self::Endpoint => "endpoint",
             Self::Token => "token",
-            Self::Rate => "rate",
+            Self::AuthorizeOnly => "authorize-only",
+            Self::Http => "http",
             Self::Forget => "forget",
-            Self::Describe => "describe",
-            Self::Destination => "destination",
+            Self::DescribeSource => "describe-source",
+            Self::Rate => "rate",
         }
     }
 }

@@ -193,13 +193,20 @@ fn each_thing_that_happens_is_counted_where_it_belongs() {
             ],
         ),
         (
-            |telemetry| Denied::ALL.into_iter().for_each(|what| telemetry.denied(what)),
+            |telemetry| {
+                for what in Denied::ALL {
+                    telemetry.refused(what, &Error::new(Cause::Denied, "x"));
+                    telemetry.refused(what, &Error::new(Cause::InvalidRequest, "x"));
+                }
+                telemetry.refused(Denied::Token, &Error::new(Cause::Throttled, "x"));
+            },
             &[
-                ("managed_identity_denials_total{kind=describe}", 1),
-                ("managed_identity_denials_total{kind=destination}", 1),
+                ("managed_identity_denials_total{kind=authorize-only}", 1),
+                ("managed_identity_denials_total{kind=describe-source}", 1),
                 ("managed_identity_denials_total{kind=endpoint}", 1),
                 ("managed_identity_denials_total{kind=forget}", 1),
-                ("managed_identity_denials_total{kind=rate}", 1),
+                ("managed_identity_denials_total{kind=http}", 1),
+                ("managed_identity_denials_total{kind=rate}", 2),
                 ("managed_identity_denials_total{kind=token}", 1),
             ],
         ),

@@ -21,6 +21,9 @@ const NAME: &str = "managed-identity";
 /// How the targets of this crate's spans and events begin. Nobody else's are sent: what they hold is not known.
 const TARGETS: &str = "managed_identity";
 
+/// Events that are not sent either: who asked for what is for those who read the audit trail.
+const AUDIT_TARGET: &str = "managed_identity::audit";
+
 /// How long after its time-out a delivery may still end, and say how.
 const GRACE: Duration = Duration::from_millis(500);
 
@@ -145,7 +148,8 @@ impl Exporter {
 }
 
 fn is_ours(metadata: &Metadata<'_>) -> bool {
-    metadata.target().starts_with(TARGETS) && *metadata.level() <= Level::DEBUG
+    let target = metadata.target();
+    target.starts_with(TARGETS) && target != AUDIT_TARGET && *metadata.level() <= Level::DEBUG
 }
 
 /// What the SDK finds in OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES, with a name for the service if they have none.

@@ -83,7 +83,8 @@ pub(super) fn upstream<B>(policy: &EndpointPolicy, request: &Request<B>) -> Span
 pub(super) fn upstream_ended<B>(span: &Span, result: &Result<Response<B>, OutboundError>, outcome: &'static str) {
     match result {
         Ok(response) => {
-            span.record("http.response.status_code", response.status().as_u16());
+            // OpenTelemetry has no unsigned numbers, and would have a text.
+            span.record("http.response.status_code", i64::from(response.status().as_u16()));
         }
         Err(_) => {
             span.record("error.type", outcome);

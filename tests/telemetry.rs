@@ -340,15 +340,13 @@ fn the_command_tells_the_collector_what_it_did() {
     for resource in collector.resources() {
         assert_eq!(resource["service.name"], "my-service");
     }
+    // What is held is gone with the broker, by now or soon.
     for (name, label, expected) in [
         (telemetry::REQUESTS, telemetry::OUTCOME, pairs([("token", 1.0)])),
         (telemetry::FLIGHTS, "", pairs([("", 1.0)])),
-        (telemetry::TOKENS_HELD, "", pairs([("", 1.0)])),
     ] {
         assert_eq!(points(&collector.metric(name), label), expected, "{name}");
     }
-    let expiry = points(&collector.metric(telemetry::EARLIEST_EXPIRY), "")[""];
-    assert!((3500.0..=3600.0).contains(&expiry), "{expiry}");
 
     let spans = collector.spans();
     let attributes = |name: &str| {

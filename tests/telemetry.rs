@@ -325,7 +325,6 @@ fn token(variables: &[(&str, &str)]) -> Outcome {
 }
 
 #[test]
-#[ignore = "until the broker counts"]
 fn the_command_tells_the_collector_what_it_did() {
     let collector = Collector::start();
     let outcome = token(&[

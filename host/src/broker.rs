@@ -12,6 +12,7 @@ pub use watch::Watch;
 
 use crate::outbound::Outbound;
 use crate::provider::{Ask, Call, Message, ProviderError, ReplyTo, Running};
+use crate::telemetry::Telemetry;
 use crate::token::{AccessToken, Identity, SourceDescription, TokenRequest, unix_time};
 use hits::{Hits, Invalidation};
 use managed_identity_provider::error::{Cause, Error};
@@ -110,7 +111,7 @@ impl Broker {
     pub async fn token(&self, request: &TokenRequest) -> Result<Arc<AccessToken>, Error> {
         let outcome = match self.hit(request) {
             Some(token) => Outcome::Hit(token),
-            None => match self.fetch(request).await {
+            None => match self.telemetry().asked(request, self.fetch(request)).await {
                 Ok(token) => Outcome::Answered(token),
                 Err(error) => match self.0.hits.held(request, unix_time()) {
                     Some(token) if !self.is_shut_down() => Outcome::Held(token, error),
@@ -209,6 +210,11 @@ impl Broker {
         is_over.await.is_ok()
     }
 
+    /// What counts for this broker.
+    pub(crate) fn telemetry(&self) -> &Telemetry {
+        self.0.hits.telemetry()
+    }
+
     fn is_shut_down(&self) -> bool {
         self.0.is_shut_down.load(Ordering::Acquire)
     }
@@ -236,13 +242,25 @@ impl Broker {
 
     /// Every call for a token ends here.
     fn ended(&self, outcome: Outcome) -> Result<Arc<AccessToken>, Error> {
+        let telemetry = self.telemetry();
         match outcome {
-            Outcome::Hit(token) | Outcome::Answered(token) => Ok(token),
+            Outcome::Hit(token) => {
+                telemetry.hit();
+                Ok(token)
+            }
+            Outcome::Answered(token) => {
+                telemetry.answered(&token);
+                Ok(token)
+            }
             Outcome::Held(token, error) => {
+                telemetry.answered_despite(&error);
                 tracing::debug!(target: "managed_identity::broker", %error, "a held token is given");
                 Ok(token)
             }
-            Outcome::Failed(error) => Err(self.explain(error)),
+            Outcome::Failed(error) => {
+                telemetry.failed(&error);
+                Err(self.explain(error))
+            }
         }
     }
 

@@ -19,6 +19,8 @@ pub(crate) use desk::{Ask, Call, ReplyTo};
 use crate::broker::hits::Hits;
 use crate::outbound::Outbound;
 use crate::provision::Directory;
+use crate::telemetry::{Restart, Telemetry};
+use crate::token::unix_time;
 use desk::Desk;
 use instance::Limits;
 use std::cell::RefCell;
@@ -43,6 +45,7 @@ pub(crate) struct Surroundings {
     pub(crate) outbound: Outbound,
     pub(crate) directory: Option<Directory>,
     pub(crate) memory_limit: usize,
+    pub(crate) telemetry: Telemetry,
 }
 
 /// What reaches the provider's thread.
@@ -103,7 +106,12 @@ fn run(
     messages: UnboundedReceiver<Message>,
     hits: &Arc<Hits>,
 ) {
-    runtime.block_on(serve(compiled, surroundings, messages, hits));
+    runtime.block_on(async {
+        tokio::select! {
+            () = serve(compiled, surroundings, messages, hits) => {}
+            () = hits.telemetry().age(unix_time) => {}
+        }
+    });
     // Name look-ups run on threads of their own, which nobody waits for any more.
     runtime.shutdown_background();
 }
@@ -129,7 +137,7 @@ async fn serve(
             meter: Arc::clone(&meter),
         };
         let answered = desk.borrow().answered();
-        let failure = {
+        let (reason, failure) = {
             let mut driver = pin!(meter.measure(instance::drive(compiled, surroundings, limits, &desk)));
             tokio::select! {
                 biased;
@@ -137,10 +145,11 @@ async fn serve(
                 failure = &mut driver => failure,
                 end = reception.attend() => match end {
                     End::Deserted => return,
-                    End::Stuck => "it did not answer in time".to_owned(),
+                    End::Stuck => (Restart::Stuck, "it did not answer in time".to_owned()),
                 },
             }
         };
+        hits.telemetry().restarted(reason);
         tracing::warn!(target: "managed_identity::provider", failure, "the provider instance failed and is replaced");
         back_off = if desk.borrow().answered() > answered {
             FIRST_BACK_OFF

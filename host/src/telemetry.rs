@@ -32,13 +32,12 @@
 //!
 //! With the cargo feature `opentelemetry`, an [`Exporter`] sends both to a collector, by OTLP over HTTP.
 
-#![cfg_attr(not(test), expect(dead_code, reason = "until the broker counts"))]
-
 mod export;
 mod span;
 
 pub use export::{ExportConfig, ExportError, Exporter};
 
+use crate::audit::Kind;
 use crate::outbound::{LimitedBody, Outbound, OutboundError};
 use crate::token::{AccessToken, TokenRequest};
 use bytes::Bytes;
@@ -214,9 +213,9 @@ impl Telemetry {
     }
 
     /// A caller was refused this. An error of another cause than those of a policy is no denial.
-    pub(crate) fn refused(&self, what: Denied, error: &Error) {
+    pub(crate) fn refused(&self, what: impl Into<Denied>, error: &Error) {
         match error.cause {
-            Cause::Denied => self.denied(what),
+            Cause::Denied => self.denied(what.into()),
             Cause::Throttled => self.denied(Denied::Rate),
             _ => {}
         }
@@ -392,6 +391,18 @@ impl Denied {
             Self::Forget => "forget",
             Self::DescribeSource => "describe-source",
             Self::Rate => "rate",
+        }
+    }
+}
+
+impl From<Kind> for Denied {
+    fn from(kind: Kind) -> Self {
+        match kind {
+            Kind::Token => Self::Token,
+            Kind::AuthorizeOnly => Self::AuthorizeOnly,
+            Kind::Http => Self::Http,
+            Kind::Forget => Self::Forget,
+            Kind::DescribeSource => Self::DescribeSource,
         }
     }
 }

@@ -200,6 +200,7 @@ impl BrokerBuilder {
             .with_root_certificates(self.root_certificates);
         let outbound = Outbound::new(policy, self.outbound);
         let compiled = provider::compile(&self.provider, self.compilation_cache.as_deref())?;
+        let hits = Arc::new(Hits::default());
         let surroundings = Surroundings {
             environment: environment
                 .iter()
@@ -214,8 +215,8 @@ impl BrokerBuilder {
             outbound: outbound.clone(),
             directory,
             memory_limit: self.memory_limit,
+            telemetry: hits.telemetry().clone(),
         };
-        let hits = Arc::new(Hits::default());
         let running = provider::start(compiled, surroundings, Arc::clone(&hits))?;
         Ok(Broker::new(hits, running, outbound, misconfigured))
     }

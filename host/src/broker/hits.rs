@@ -9,7 +9,8 @@
 //! [`Invalidation`]s: from before they are asked until they are answered, nothing that they concern is kept, and neither is
 //! the answer to any question that was put to the provider before they ended.
 
-use crate::token::{AccessToken, Identity, TokenRequest};
+use crate::telemetry::Telemetry;
+use crate::token::{AccessToken, Identity, TokenRequest, unix_time};
 use arc_swap::ArcSwap;
 use managed_identity_provider::secret::Secret;
 use std::collections::{HashMap, VecDeque};
@@ -32,6 +33,7 @@ pub(crate) struct Hits {
     held: ArcSwap<Held>,
     /// Locked by whoever writes.
     ledger: Mutex<Ledger>,
+    telemetry: Telemetry,
 }
 
 #[derive(Clone, Default)]
@@ -126,9 +128,12 @@ impl Hits {
         if current.get(request).is_some_and(is_same) {
             return;
         }
+        if current.get(request).is_some_and(|known| !is(&known.token, token)) {
+            self.telemetry.refreshed();
+        }
         let mut held = Held::clone(&current);
         held.insert(request, token, now);
-        self.held.store(Arc::new(held));
+        self.store(held);
     }
 
     /// Begins what a request with claims or a rejected token invalidates; `None` for other requests.
@@ -168,7 +173,7 @@ impl Hits {
             removed.iter().for_each(|removed| ledger.refuse(&removed.token));
         }
         if !removed.is_empty() {
-            self.held.store(Arc::new(held));
+            self.store(held);
         }
         ledger.pending.push((number, scope));
         Invalidation {
@@ -182,7 +187,17 @@ impl Hits {
         let mut ledger = self.ledger();
         ledger.closed = true;
         ledger.refused.clear();
-        self.held.store(Arc::default());
+        self.store(Held::default());
+    }
+
+    /// What counts hits, and all else of this broker.
+    pub(crate) fn telemetry(&self) -> &Telemetry {
+        &self.telemetry
+    }
+
+    fn store(&self, held: Held) {
+        self.telemetry.holds(held.count, held.earliest_expiry(), unix_time());
+        self.held.store(Arc::new(held));
     }
 
     fn ledger(&self) -> MutexGuard<'_, Ledger> {
@@ -225,6 +240,11 @@ impl Held {
             token: Arc::clone(token),
         });
         self.by_audience.insert(audience.into(), entries.into());
+    }
+
+    fn earliest_expiry(&self) -> Option<u64> {
+        let entries = self.by_audience.values().flat_map(|entries| entries.iter());
+        entries.map(|entry| entry.token.expires_on).min()
     }
 
     /// Drops what has expired when there is no room, or else what expires first.

@@ -338,6 +338,7 @@ impl Granted {
 
     /// Records that a call is refused with this error.
     fn refused(&self, asked: Asked<'_>, error: Error) -> Error {
+        self.gate.broker().telemetry().refused(asked.kind, &error);
         if audit::is_heard() && self.counts.records_refusal() {
             let decision = match error.cause {
                 Cause::Throttled => Decision::Throttled,

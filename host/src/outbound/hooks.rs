@@ -1,6 +1,7 @@
 //! Joins the client to `wasi:http`.
 
 use super::client::{Outbound, is_host_field};
+use crate::telemetry::Telemetry;
 use http::uri::Scheme;
 use http::{Request, Response};
 use http_body_util::BodyExt;
@@ -14,13 +15,23 @@ const WRITE_LIMIT: usize = 16 * 1024;
 #[derive(Clone, Debug)]
 pub struct OutboundHooks {
     outbound: Outbound,
+    telemetry: Option<Telemetry>,
 }
 
 impl OutboundHooks {
     /// Hooks for one store. Stores that share a client share its connections.
     #[must_use]
     pub fn new(outbound: Outbound) -> Self {
-        Self { outbound }
+        Self {
+            outbound,
+            telemetry: None,
+        }
+    }
+
+    /// The same hooks, which measure requests.
+    pub(crate) fn with_telemetry(mut self, telemetry: Telemetry) -> Self {
+        self.telemetry = Some(telemetry);
+        self
     }
 
     /// The client.
@@ -62,9 +73,13 @@ impl WasiHttpHooks for OutboundHooks {
         dyn Future<Output = Result<(Response<WasiBody>, Box<dyn Future<Output = Result<(), Error>> + Send>), Error>>
             + Send,
     > {
-        let outbound = self.outbound.clone();
+        let (outbound, telemetry) = (self.outbound.clone(), self.telemetry.clone());
         Box::new(async move {
-            let response = outbound.send(request, options.unwrap_or_default()).await?;
+            let options = options.unwrap_or_default();
+            let response = match telemetry {
+                Some(telemetry) => telemetry.send(&outbound, request, options).await?,
+                None => outbound.send(request, options).await?,
+            };
             let response = response.map(|body| body.map_err(Error::from).boxed_unsync());
             // The request was sent whole before the reply began, and the pool drives the connection: nothing is left to do.
             let rest: Box<dyn Future<Output = Result<(), Error>> + Send> = Box::new(std::future::ready(Ok(())));

@@ -305,6 +305,9 @@ impl Desk {
                 *time_left = latest.saturating_duration_since(Instant::now());
             }
             let question = matter.question.clone();
+            if let Question::Token(..) = question {
+                self.hits.telemetry().flight();
+            }
             self.timers.insert((latest + GRACE, Timer::Matter(number)));
             return Some((number, question));
         }

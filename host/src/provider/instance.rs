@@ -8,6 +8,7 @@ use super::desk::{Answer, Desk, Question};
 use crate::bindings::{v0_2, v0_3};
 use crate::outbound::OutboundHooks;
 use crate::provision::Directory;
+use crate::telemetry::Restart;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use std::cell::RefCell;
@@ -128,7 +129,7 @@ fn store(compiled: &Compiled, surroundings: &Surroundings, limits: &Limits) -> S
         wasi,
         directory: surroundings.directory.clone(),
         http,
-        hooks: OutboundHooks::new(surroundings.outbound.clone()),
+        hooks: OutboundHooks::new(surroundings.outbound.clone()).with_telemetry(surroundings.telemetry.clone()),
         table,
         bounds: Bounds::new(limits.memory),
     };
@@ -146,7 +147,7 @@ pub(super) async fn drive(
     surroundings: &Surroundings,
     limits: Limits,
     desk: &RefCell<Desk>,
-) -> String {
+) -> (Restart, String) {
     let store = store(compiled, surroundings, &limits);
     let driven = match compiled.version {
         WasiVersion::V0_2 => drive_0_2(compiled, store, desk).await,
@@ -154,7 +155,7 @@ pub(super) async fn drive(
     };
     let Err(error) = driven;
     // The root cause alone: a backtrace of the component's insides says nothing to the caller.
-    error.root_cause().to_string()
+    (Restart::of(&error), error.root_cause().to_string())
 }
 
 enum Never {}

@@ -17,6 +17,18 @@ fn the_guest_in_the_readme_is_the_one_in_the_examples() {
 }
 
 #[test]
+fn the_policy_in_the_readme_is_one() {
+    use managed_identity_host::grants::Policy;
+    let shown = README
+        .split("```toml\n")
+        .nth(1)
+        .and_then(|rest| rest.split("```").next())
+        .expect("the README shows a policy");
+    let policy = Policy::from_toml(shown).expect("it can be used");
+    assert_eq!(policy.callers().count(), 2);
+}
+
+#[test]
 fn the_sizes_in_the_readme_are_those_of_the_components() {
     use managed_identity_host::{EMBEDDED_0_2, EMBEDDED_0_3};
     for (version, component) in [("0.2", EMBEDDED_0_2), ("0.3", EMBEDDED_0_3)] {

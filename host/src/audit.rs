@@ -10,7 +10,7 @@
 //! | `decision` | `allowed`, `denied`, or `throttled` |
 //! | `audience` | for what, as it was asked for |
 //! | `identity` | as whom, as a policy writes it |
-//! | `method`, `destination` | of a request: its method, and scheme, host and port |
+//! | `method`, `destination` | of a request: its method, and scheme, host and port; of one that is refused for how it is written or where its host is, the URL without user and query |
 //! | `source` | where the token comes from |
 //! | `fingerprint` | the first 8 hexadecimal digits of the SHA-256 of the token |
 //! | `expires_on` | from when on the token is worthless, in seconds since 1970-01-01T00:00:00Z |
@@ -23,9 +23,10 @@
 //!
 //! Without a subscriber for the target, nothing is computed.
 
+use crate::grants;
 use crate::token::{AccessToken, Identity};
-use crate::{grants, outbound::Origin};
 use std::borrow::Cow;
+use std::fmt;
 
 /// The target of all audit events.
 pub const TARGET: &str = "managed_identity::audit";
@@ -83,7 +84,7 @@ pub(crate) struct Asked<'a> {
     pub(crate) audience: Option<&'a str>,
     pub(crate) identity: Option<&'a Identity>,
     /// Method and destination.
-    pub(crate) request: Option<(&'a str, &'a Origin)>,
+    pub(crate) request: Option<(&'a str, &'a (dyn fmt::Display + Sync))>,
 }
 
 impl<'a> Asked<'a> {
@@ -124,7 +125,10 @@ pub(crate) fn record(
     let identity = asked.identity.map(|identity| grants::named(identity).to_string());
     let identity = identity.as_deref().map(|identity| shown(identity, LONGEST_TEXT));
     let method = asked.request.map(|(method, _)| shown(method, LONGEST_TEXT));
-    let destination = asked.request.map(|(_, origin)| origin.to_string());
+    let destination = asked.request.map(|(_, destination)| destination.to_string());
+    let destination = destination
+        .as_deref()
+        .map(|destination| shown(destination, LONGEST_TEXT));
     let fingerprint = token.map(|token| {
         let mut digest = token.token.sha256();
         digest.truncate(FINGERPRINT_DIGITS);

@@ -107,12 +107,24 @@ struct Client {
     places: Mutex<HashMap<Caller, Weak<Semaphore>>>,
 }
 
-/// What was decided on a request.
-#[derive(Clone, Copy)]
-enum Decision<'a> {
-    Authorized,
-    Plain,
-    Denied(&'a DenialReason),
+/// Why a request is not sent.
+enum Refusal {
+    /// For what it is.
+    Request(Denial),
+    /// By the policy, which has told the audit trail.
+    Policy(TokenError),
+}
+
+impl From<Denial> for Refusal {
+    fn from(denial: Denial) -> Self {
+        Self::Request(denial)
+    }
+}
+
+impl From<TokenError> for Refusal {
+    fn from(error: TokenError) -> Self {
+        Self::Policy(error)
+    }
 }
 
 impl AuthorizedHttp {
@@ -173,13 +185,7 @@ impl AuthorizedHttp {
         let (parts, body) = request.into_parts();
         let (target, rule) = self
             .decide(&parts.method, &parts.uri, &parts.headers)
-            .map_err(|denial| self.denied(&denial))?;
-        let decision = if rule.is_some() {
-            Decision::Authorized
-        } else {
-            Decision::Plain
-        };
-        self.record(target.method(), target.origin(), decision);
+            .map_err(|refusal| self.refused(refusal))?;
         let egress = &self.client.egress;
         let failed = |error| self.failed(error);
         let wait = self.wait(options);
@@ -196,7 +202,8 @@ impl AuthorizedHttp {
             return reply::pass_on(reply, None, place);
         };
 
-        let token = self.token(&rule, None, wait).await.map_err(|error| no_token(&error))?;
+        let token = self.token(&target, &rule, None, wait).await;
+        let token = token.map_err(|error| no_token(&error))?;
         fields.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         fields.insert(header::AUTHORIZATION, authorization(&token)?);
         let search = search(&[&token.token])?;
@@ -204,7 +211,7 @@ impl AuthorizedHttp {
             .send(&target, fields.clone(), body.clone(), options)
             .await
             .map_err(failed)?;
-        let Some(next) = self.answer_challenge(&first, &rule, &token, wait).await else {
+        let Some(next) = self.answer_challenge(&target, &first, &rule, &token, wait).await else {
             return reply::pass_on(first, Some(search), place);
         };
         drop(first);
@@ -220,41 +227,30 @@ impl AuthorizedHttp {
         method: &Method,
         uri: &http::Uri,
         fields: &HeaderMap,
-    ) -> Result<(Target, Option<AuthorizeRule>), Denial> {
-        let denied = |reason| Denial::new(method, uri, reason);
+    ) -> Result<(Target, Option<AuthorizeRule>), Refusal> {
+        let denied = |reason| Err(Denial::new(method, uri, reason).into());
         let target = self.client.egress.policy().check(method, uri, fields)?;
         let origin = target.origin();
-        if origin.address().is_some() && !self.names(origin) {
-            return Err(denied(DenialReason::NotGranted));
-        }
-        match self.granted.destination(origin) {
-            Destination::Denied => Err(denied(DenialReason::NotGranted)),
+        match self.granted.admit_http(method.as_str(), origin)? {
+            Destination::Denied => denied(DenialReason::NotGranted),
             Destination::Plain => Ok((target, None)),
-            Destination::Authorized(_) if origin.scheme() != Scheme::Https => Err(denied(DenialReason::NotGranted)),
+            Destination::Authorized(_) if origin.scheme() != Scheme::Https => denied(DenialReason::NotGranted),
             Destination::Authorized(rule) => {
                 match [header::AUTHORIZATION, header::COOKIE]
                     .into_iter()
                     .find(|name| fields.contains_key(name))
                 {
-                    Some(name) => Err(denied(DenialReason::HeaderField(name))),
+                    Some(name) => denied(DenialReason::HeaderField(name)),
                     None => Ok((target, Some(rule))),
                 }
             }
         }
     }
 
-    /// Whether the grant has this very origin. For an address it has to: a wildcard stands for names.
-    fn names(&self, origin: &Origin) -> bool {
-        self.granted.grant().is_some_and(|grant| {
-            let authorized = grant.authorize_only.iter().flat_map(|rule| &rule.hosts);
-            let mut hosts = authorized.chain(&grant.http);
-            hosts.any(|host| !host.is_wildcard() && host.has(origin))
-        })
-    }
-
     /// The token to send the request with once more, if the reply asks for another one and there is one.
     async fn answer_challenge<B>(
         &self,
+        target: &Target,
         reply: &Response<B>,
         rule: &AuthorizeRule,
         rejected: &AccessToken,
@@ -264,7 +260,10 @@ impl AuthorizedHttp {
             return None;
         }
         let claims = claims_challenge(reply.headers())?;
-        match self.token(rule, Some((&claims, rejected.token.clone())), wait).await {
+        match self
+            .token(target, rule, Some((&claims, rejected.token.clone())), wait)
+            .await
+        {
             Ok(next) if !next.token.matches(rejected.token.expose()) => Some(next),
             Ok(_) => None,
             Err(error) => {
@@ -276,16 +275,17 @@ impl AuthorizedHttp {
 
     async fn token(
         &self,
+        target: &Target,
         rule: &AuthorizeRule,
         challenge: Option<(&str, Secret)>,
         wait: Duration,
     ) -> Result<Arc<AccessToken>, TokenError> {
-        timeout(wait, self.granted.authorization(rule, challenge))
-            .await
-            .unwrap_or_else(|_| {
-                let message = "The token did not come in the time that the request has.";
-                Err(TokenError::new(Cause::DeadlineExceeded, message))
-            })
+        let method = target.method().as_str();
+        let token = self.granted.authorization(method, target.origin(), rule, challenge);
+        timeout(wait, token).await.unwrap_or_else(|_| {
+            let message = "The token did not come in the time that the request has.";
+            Err(TokenError::new(Cause::DeadlineExceeded, message))
+        })
     }
 
     /// How long each step before the request is sent may take.
@@ -294,8 +294,22 @@ impl AuthorizedHttp {
         options.first_byte_timeout.unwrap_or(limit).min(limit)
     }
 
+    fn refused(&self, refusal: Refusal) -> Error {
+        match refusal {
+            Refusal::Request(denial) => self.denied(&denial),
+            Refusal::Policy(error) => {
+                tracing::debug!(target: LOG_TARGET, %error, "request refused");
+                match error.cause {
+                    Cause::Throttled => Error::ConnectionLimitReached,
+                    _ => Error::HttpRequestDenied,
+                }
+            }
+        }
+    }
+
     fn denied(&self, denial: &Denial) -> Error {
-        self.record(&denial.method, &denial.url, Decision::Denied(&denial.reason));
+        self.granted.refuse_http(denial.method.as_str(), &denial.url);
+        tracing::debug!(target: LOG_TARGET, caller = %self.granted.caller(), %denial, "request refused");
         match denial.reason {
             DenialReason::OutOfReach { .. } => Error::DestinationIpProhibited,
             DenialReason::PathFault(PathFault::TooLong) => Error::HttpRequestUriTooLong,
@@ -311,19 +325,6 @@ impl AuthorizedHttp {
         }
         tracing::debug!(target: LOG_TARGET, caller = %self.granted.caller(), %error, "request failed");
         error.into()
-    }
-
-    /// Where the decision on a request becomes an event. `to` is its origin, or its URL without user and query where that was
-    /// refused.
-    fn record(&self, method: &Method, to: &dyn fmt::Display, decision: Decision<'_>) {
-        let caller = self.granted.caller();
-        match decision {
-            Decision::Authorized => tracing::debug!(target: LOG_TARGET, %caller, %method, %to, "request authorized"),
-            Decision::Plain => tracing::debug!(target: LOG_TARGET, %caller, %method, %to, "request permitted"),
-            Decision::Denied(reason) => {
-                tracing::warn!(target: LOG_TARGET, %caller, %method, %to, %reason, "request denied");
-            }
-        }
     }
 }
 

@@ -58,27 +58,18 @@
 
 use crate::bindings::{v0_2, v0_3};
 use crate::grants::Granted;
-use crate::token::{AccessToken, Identity, SourceDescription, TokenRequest};
+use crate::token::{AccessToken, SourceDescription, TokenRequest};
 use managed_identity_provider::claims::{self, Claims};
-use managed_identity_provider::error::{Cause, Error};
+use managed_identity_provider::error::Error;
 use managed_identity_provider::request::check_sizes;
 use managed_identity_provider::secret::Secret;
 use std::sync::Arc;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wasmtime::component::{Accessor, HasData, Linker};
-
-/// How many calls of one plugin are under way at once. A tenth of what the provider serves side by side, so that one plugin
-/// does not make others wait for their turn.
-const CALLS_AT_ONCE: usize = 100;
-
-/// When a plugin with too many calls under way may try again, in milliseconds: a token takes about as long.
-const RETRY_AFTER: u32 = 100;
 
 /// What a plugin's store holds for `cloud:identity`: who the plugin is.
 #[derive(Clone, Debug)]
 pub struct IdentityCtx {
     granted: Granted,
-    calls: Arc<Semaphore>,
 }
 
 /// Store data that has an [`IdentityCtx`].
@@ -114,10 +105,7 @@ impl IdentityCtx {
     /// The plugin is the caller of `granted`, and gets what that is granted.
     #[must_use]
     pub fn new(granted: Granted) -> Self {
-        Self {
-            granted,
-            calls: Arc::new(Semaphore::new(CALLS_AT_ONCE)),
-        }
+        Self { granted }
     }
 
     /// Who the plugin is.
@@ -126,41 +114,16 @@ impl IdentityCtx {
         &self.granted
     }
 
-    fn enter(&self) -> Result<OwnedSemaphorePermit, Error> {
-        Arc::clone(&self.calls).try_acquire_owned().map_err(|_| {
-            let message = format!(
-                "{CALLS_AT_ONCE} calls of {:?} are under way. Wait for some of them.",
-                self.granted.caller().name()
-            );
-            let mut error = Error::new(Cause::Throttled, message);
-            error.retry_after_ms = Some(RETRY_AFTER);
-            error
-        })
-    }
-
     async fn token(&self, request: TokenRequest) -> Result<Arc<AccessToken>, Error> {
-        let _entered = self.enter()?;
-        // Before anything else sees it: a decision is recorded with what it was about.
-        let identifier = match &request.identity {
-            Identity::PlatformDefault | Identity::SystemAssigned => None,
-            Identity::ClientId(id) | Identity::ObjectId(id) | Identity::ResourceId(id) => Some(id.as_str()),
-        };
-        let rejected = request.rejected_token.as_ref().map(Secret::expose);
-        check_sizes(&request.audience, identifier, request.claims.as_deref(), rejected)?;
         self.granted.token(&request).await
     }
 
-    /// The interface has no failure here, and needs none: each decision is recorded, and what is too large to be asked for
-    /// is not cached either.
+    /// The interface has no failure here, and needs none: each decision is recorded.
     async fn forget(&self, audience: Option<String>) {
-        let Ok(_entered) = self.enter() else { return };
-        if check_sizes(audience.as_deref().unwrap_or_default(), None, None, None).is_ok() {
-            let _ = self.granted.forget(audience.as_deref()).await;
-        }
+        let _ = self.granted.forget(audience.as_deref()).await;
     }
 
     async fn describe_source(&self) -> Result<SourceDescription, Error> {
-        let _entered = self.enter()?;
         self.granted.describe_source().await
     }
 }

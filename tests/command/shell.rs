@@ -6,7 +6,16 @@ use crate::support::program::{command, run};
 use managed_identity_emulator::Source;
 use std::process::{Command, Output, Stdio};
 
-const COMMANDS: [&str; 5] = ["token", "source", "inspect", "emulate", "demo"];
+const COMMANDS: [&str; 8] = [
+    "token",
+    "source",
+    "inspect",
+    "compile",
+    "emulate",
+    "demo",
+    "run",
+    "conformance",
+];
 
 #[test]
 fn the_help_of_every_command_has_examples() {

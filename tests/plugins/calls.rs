@@ -4,7 +4,7 @@ use super::*;
 use support::server::{Act, Server, token_reply};
 
 /// How many calls of one plugin are under way at once.
-const AT_ONCE: usize = 100;
+const AT_ONCE: usize = 64;
 
 /// A broker of a server behind a policy that grants `https://many.example/0` and so on.
 fn gate(server: &Server) -> Gate {

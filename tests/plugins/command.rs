@@ -206,3 +206,75 @@ fn the_help_has_examples() {
         "{outcome:?}"
     );
 }
+
+#[test]
+fn a_policy_in_a_file_says_what_a_plugin_gets_and_the_audit_trail_what_it_got() {
+    let emulated = Emulated::start();
+    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
+    let grants = folder.join("run-grants.toml");
+    fs::write(
+        &grants,
+        format!(
+            "[[caller.nightly.token]]\naudiences = [{VAULT:?}]\n[[caller.backup-0-2.http]]\nhosts = [\"a.example\"]\n"
+        ),
+    )
+    .unwrap();
+    let grants = ["--grants", grants.to_str().unwrap()];
+    for plugin in COMMANDS {
+        let trail = folder.join(format!("run-audit-{plugin}"));
+        let _ = fs::remove_file(&trail);
+        let options = [
+            &grants[..],
+            &["--caller", "nightly", "--audit", trail.to_str().unwrap()],
+        ]
+        .concat();
+        let token = run(&emulated, &options, plugin, &["token", VAULT]);
+        assert!(token.success().starts_with("ok "), "{token:?}");
+        let other = run(&emulated, &options, plugin, &["token", "https://other.example"]);
+        assert!(other.success().starts_with("denied "), "{other:?}");
+        let lines = fs::read_to_string(&trail).unwrap();
+        let events: Vec<serde_json::Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let decided: Vec<_> = events
+            .iter()
+            .map(|event| {
+                (
+                    event["caller"].as_str(),
+                    event["decision"].as_str(),
+                    event["audience"].as_str(),
+                )
+            })
+            .collect();
+        assert_eq!(
+            decided,
+            [
+                (Some("nightly"), Some("allowed"), Some(VAULT)),
+                (Some("nightly"), Some("denied"), Some("https://other.example"))
+            ]
+        );
+        assert!(
+            events[0]["fingerprint"]
+                .as_str()
+                .is_some_and(|digits| digits.len() == 8)
+        );
+        assert!(!lines.contains("eyJ"), "{lines}");
+    }
+    let stranger = run(&emulated, &grants, "client", &[]);
+    let line = failure(&stranger);
+    assert!(
+        line.contains("grants nothing to \"client\"") && line.contains("nightly"),
+        "{line}"
+    );
+
+    let broken = folder.join("run-broken.toml");
+    fs::write(
+        &broken,
+        "[[caller.nightly.token]]\naudience = 'https://vault.azure.net'\n",
+    )
+    .unwrap();
+    let outcome = run(&emulated, &["--grants", broken.to_str().unwrap()], "client", &[]);
+    let line = failure(&outcome);
+    assert!(
+        line.contains("line 2") && line.contains("`audience`") && line.contains("`audiences`"),
+        "{line}"
+    );
+}

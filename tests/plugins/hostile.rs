@@ -85,7 +85,7 @@ fn harm_ends_at_a_bound_and_a_neighbour_gets_its_tokens_meanwhile() {
     let emulated = Emulated::start();
     let flood = (0..64).map(|number| format!("{FLOOD}/{number}"));
     let policy = Policy::default()
-        .with(Caller::new("good"), tokens([VAULT]))
+        .with(Caller::new("good"), good())
         .with(Caller::new("bad"), tokens(flood.chain([FLOOD.to_owned()])));
     for (wasi, bytes) in PLUGINS {
         let gate = gate(&emulated, policy.clone());
@@ -119,7 +119,7 @@ fn harm_ends_at_a_bound_and_a_neighbour_gets_its_tokens_meanwhile() {
 #[test]
 fn many_that_compute_without_end_leave_a_neighbour_its_turn() {
     let emulated = Emulated::start();
-    let policy = Policy::default().with(Caller::new("good"), tokens([VAULT]));
+    let policy = Policy::default().with(Caller::new("good"), good());
     for (wasi, bytes) in PLUGINS {
         let gate = gate(&emulated, policy.clone());
         let limits = limits(|limits| limits.computing = TIME);
@@ -186,4 +186,9 @@ async fn one_more_than_there_is_room_for_is_refused_and_room_is_made() {
         let third = order(&plugin, &gate, "nobody", &["files"]).run().await;
         assert_eq!(third.unwrap(), PluginOutcome::Exited(0), "{wasi}");
     }
+}
+
+/// What the neighbour is granted: it asks for new tokens more often than is usual.
+fn good() -> Grant {
+    tokens([VAULT]).with_refresh_rate("1000/second".parse().unwrap())
 }

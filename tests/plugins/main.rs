@@ -66,12 +66,7 @@ fn tokens<A: AsRef<str>>(audiences: impl IntoIterator<Item = A>) -> Grant {
     let audiences = audiences
         .into_iter()
         .map(|audience| AudiencePattern::parse(audience.as_ref()).unwrap());
-    let mut grant = Grant::default();
-    grant.token.push(TokenRule {
-        audiences: audiences.collect(),
-        identities: vec![IdentityPattern::Any],
-    });
-    grant
+    Grant::default().with_token(TokenRule::new(audiences).with_identities([IdentityPattern::Any]))
 }
 
 /// Gives an order to a plugin that is `caller`.

@@ -76,8 +76,18 @@ struct Ended {
 }
 
 #[tokio::main]
-async fn main() -> anyhow::Result<ExitCode> {
-    let arguments = Arguments::parse();
+async fn main() -> ExitCode {
+    match run(Arguments::parse()).await {
+        Ok(code) => code,
+        Err(error) => {
+            // There is nowhere left to report that standard error is closed.
+            let _ = writeln!(io::stderr().lock(), "error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let decisions = Decisions::default();
     // Nobody has set a subscriber before the first line of a program.
     tracing::subscriber::set_global_default(tracing_subscriber::registry().with(decisions.clone()))?;
@@ -144,7 +154,8 @@ async fn run_all(
     // One engine. What plugins for WASI 0.3 need of it is off unless there is one.
     let mut is_async = false;
     for plugin in &plugins {
-        is_async |= needs_async(&plugin.component).with_context(|| plugin.name.clone())?;
+        // What is no component is named when it is loaded.
+        is_async |= needs_async(&plugin.component).unwrap_or(false);
     }
     let engine = PluginEngine::builder().with_async(is_async).build()?;
 

@@ -11,7 +11,7 @@ use managed_identity_host::{Broker, BrokerBuilder, EMBEDDED_0_2, EMBEDDED_0_3, I
 use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// All that a 32-bit memory can have, in bytes.
@@ -50,6 +50,16 @@ impl Command {
             Self::Emulate(arguments) => arguments.output == Output::Json,
             Self::Demo(_) | Self::Run(_) => false,
             Self::Conformance(arguments) => arguments.output == Output::Json,
+        }
+    }
+}
+
+impl Command {
+    /// Where the audit trail goes, if there is to be one.
+    pub(crate) fn audit(&self) -> Option<&Path> {
+        match self {
+            Self::Run(arguments) => arguments.audit.as_deref(),
+            _ => None,
         }
     }
 }
@@ -395,6 +405,10 @@ pub(crate) struct RunArguments {
     /// Give it this environment variable; may be given more than once
     #[arg(long = "env", value_name = "NAME=VALUE", value_parser = variable)]
     pub(crate) variables: Vec<(String, String)>,
+
+    /// Write what it asks for, and what is decided, to this file as JSON lines; `-` for standard error
+    #[arg(long, value_name = "FILE")]
+    pub(crate) audit: Option<PathBuf>,
 
     /// Stop it after this time, such as `30s` or `10m`; without it, it may run for ever
     #[arg(long, value_name = "TIME", value_parser = duration)]

@@ -12,16 +12,10 @@ use std::time::SystemTime;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber};
 use tracing_subscriber::filter::filter_fn;
-use tracing_subscriber::layer::{Context, Layer, SubscriberExt as _};
+use tracing_subscriber::layer::{Context, Layer};
 use tracing_subscriber::registry::LookupSpan;
 
-/// Writes the audit trail of this process to a file, or to standard error where `destination` is `-`. To be called once.
-pub(crate) fn start(destination: &Path) -> anyhow::Result<()> {
-    let subscriber = tracing_subscriber::registry().with(layer(destination)?);
-    tracing::subscriber::set_global_default(subscriber).context("The audit trail cannot be started twice")
-}
-
-/// What [`start`] starts, for subscribers that do more.
+/// What writes the audit trail of this process to a file, or to standard error where `destination` is `-`.
 ///
 /// The file is made if need be, for its owner alone to read, and what is in it stays. Each event is one write, so that
 /// several processes may share a file, and nothing is lost when this one is killed.
@@ -131,6 +125,7 @@ mod tests {
     use managed_identity_host::grants::{Caller, Gate, Policy};
     use managed_identity_host::{Broker, TokenRequest};
     use std::path::PathBuf;
+    use tracing_subscriber::layer::SubscriberExt as _;
 
     /// A directory of this test's own, which goes with it.
     struct Scratch(PathBuf);

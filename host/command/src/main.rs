@@ -3,7 +3,6 @@
 //! Standard output carries results, standard error everything else. Exit codes: 0 success, 1 failure, 2 usage.
 
 mod arguments;
-#[allow(dead_code, reason = "the commands that run other people's components start it")]
 mod audit;
 mod compile;
 mod conformance;
@@ -28,7 +27,10 @@ fn main() -> ExitCode {
         Err(error) => return report::failure(arguments.command.output_is_json(), &error.into()),
     };
     let json = arguments.command.output_is_json();
-    let telemetry = telemetry::Telemetry::start();
+    let telemetry = match telemetry::Telemetry::start(arguments.command.audit()) {
+        Ok(telemetry) => telemetry,
+        Err(error) => return report::failure(json, &error),
+    };
     let result = runtime.block_on(async {
         match arguments.command {
             Command::Token(arguments) => token::run(arguments).await,

@@ -20,7 +20,6 @@ pub(crate) async fn run(arguments: RunArguments) -> anyhow::Result<ExitCode> {
     let component = std::fs::read(&file).with_context(|| format!("The plugin {} cannot be read", file.display()))?;
     let caller = caller(&arguments)?;
     let policy = policy(&arguments, &caller)?;
-    // The audit log begins here, before the first decision.
     let gate = Gate::new(arguments.provider.builder()?.build()?, policy);
 
     let plugin = load(&component, arguments.memory).with_context(|| format!("{} cannot be run", file.display()))?;
@@ -95,10 +94,9 @@ fn policy(arguments: &RunArguments, caller: &Caller) -> anyhow::Result<Policy> {
 
 /// The policy in a file.
 fn policy_of(file: &Path) -> anyhow::Result<Policy> {
-    let _text =
+    let text =
         std::fs::read_to_string(file).with_context(|| format!("The grants {} cannot be read", file.display()))?;
-    // Here, `Policy::from_toml(&text)` with the file's name as context.
-    bail!("Grants cannot be read from a file yet; use --allow, --authorize and --allow-http")
+    Policy::from_toml(&text).with_context(|| format!("The grants {} cannot be used", file.display()))
 }
 
 fn load(component: &[u8], memory: usize) -> Result<Plugin, PluginError> {

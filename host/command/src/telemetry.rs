@@ -1,21 +1,31 @@
-//! What the command tells a collector, where `OTEL_EXPORTER_OTLP_ENDPOINT` names one.
+//! What the command tells others: a collector, where `OTEL_EXPORTER_OTLP_ENDPOINT` names one, and the audit trail.
 
-use crate::report;
+use crate::{audit, report};
 use managed_identity_host::telemetry::{ExportConfig, Exporter};
-use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::registry;
+use std::path::Path;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::{Registry, registry};
 
 /// Sends metrics and spans until it is finished.
 pub(crate) struct Telemetry(Option<Exporter>);
 
 impl Telemetry {
-    /// To be started before there is a broker. That nothing can be sent keeps nobody from getting a token: it is said, and
-    /// the command goes on.
-    pub(crate) fn start() -> Self {
-        Self(start().unwrap_or_else(|error| {
+    /// To be started before there is a broker, with the file that the audit trail goes to. That nothing can be sent keeps
+    /// nobody from getting a token: it is said, and the command goes on.
+    ///
+    /// # Errors
+    /// When there is no audit trail although one is wanted.
+    pub(crate) fn start(trail: Option<&Path>) -> anyhow::Result<Self> {
+        let exporter = exporter().unwrap_or_else(|error| {
             report::warning(&error);
             None
-        }))
+        });
+        let trail = trail.map(audit::layer::<Registry>).transpose()?;
+        if exporter.is_some() || trail.is_some() {
+            let exported = exporter.as_ref().map(Exporter::layer);
+            tracing::subscriber::set_global_default(registry().with(trail).with(exported))?;
+        }
+        Ok(Self(exporter))
     }
 
     /// Sends what is left.
@@ -26,11 +36,7 @@ impl Telemetry {
     }
 }
 
-fn start() -> anyhow::Result<Option<Exporter>> {
-    let Some(config) = ExportConfig::from_environment()? else {
-        return Ok(None);
-    };
-    let exporter = Exporter::start(&config)?;
-    tracing::subscriber::set_global_default(registry().with(exporter.layer()))?;
-    Ok(Some(exporter))
+fn exporter() -> anyhow::Result<Option<Exporter>> {
+    let config = ExportConfig::from_environment()?;
+    Ok(config.map(|config| Exporter::start(&config)).transpose()?)
 }

@@ -43,7 +43,8 @@ fn decided(http: &AuthorizedHttp, url: &str, field: &str) -> &'static str {
     match http.decide(&Method::GET, &url.parse().unwrap(), &fields) {
         Ok((_, Some(_))) => "authorized",
         Ok((_, None)) => "plain",
-        Err(denial) => match denial.reason {
+        Err(Refusal::Policy(_)) => "not granted",
+        Err(Refusal::Request(denial)) => match denial.reason {
             DenialReason::NotGranted => "not granted",
             DenialReason::OutOfReach { .. } => "out of reach",
             DenialReason::HeaderField(_) => "field",

@@ -194,7 +194,7 @@ impl Granted {
     /// Decides on a request of this caller that is about to be sent, and is not called for one that is not.
     ///
     /// A request that is sent as it is, and one that is denied, is counted and recorded here. One that is sent with a token
-    /// is counted and recorded when [`authorization_for`](Self::authorization_for) gets the token.
+    /// is counted and recorded when [`authorization`](Self::authorization) gets the token.
     ///
     /// # Errors
     /// [`Cause::Denied`] when the policy has nothing for `origin`, and [`Cause::Throttled`].
@@ -222,50 +222,30 @@ impl Granted {
         Ok(destination)
     }
 
-    /// The token for a request to a host of `rule`, which the caller must not see. With a challenge, the claims that are
-    /// asked for and the token that was rejected, a new one.
-    ///
-    /// The audit event does not say for which request it is; that of [`authorization_for`](Self::authorization_for) does.
+    /// Records that a request of this caller is not sent, for another reason than the policy's.
+    pub(crate) fn refuse_http(&self, method: &str, url: &str) {
+        let mut asked = Asked::new(Kind::Http);
+        asked.request = Some((method, &url));
+        self.refused(asked, Error::new(Cause::Denied, ""));
+    }
+
+    /// The token for a request by this method to this origin, a host of `rule`, which the caller must not see. With a
+    /// challenge, the claims that are asked for and the token that was rejected, a new one.
     ///
     /// # Errors
     /// As for [`token`](Self::token).
     pub async fn authorization(
-        &self,
-        rule: &AuthorizeRule,
-        challenge: Option<(&str, Secret)>,
-    ) -> Result<Arc<AccessToken>, Error> {
-        self.authorize(None, rule, challenge).await
-    }
-
-    /// As [`authorization`](Self::authorization), for a request by this method to this origin.
-    ///
-    /// # Errors
-    /// As for [`token`](Self::token).
-    pub async fn authorization_for(
         &self,
         method: &str,
         origin: &Origin,
         rule: &AuthorizeRule,
         challenge: Option<(&str, Secret)>,
     ) -> Result<Arc<AccessToken>, Error> {
-        self.authorize(Some((method, origin)), rule, challenge).await
-    }
-
-    async fn authorize(
-        &self,
-        sent: Option<(&str, &Origin)>,
-        rule: &AuthorizeRule,
-        challenge: Option<(&str, Secret)>,
-    ) -> Result<Arc<AccessToken>, Error> {
         let mut asked = Asked::new(Kind::AuthorizeOnly).token(&rule.audience, &rule.identity);
-        asked.request = sent;
+        asked.request = Some((method, origin));
         // The rule may be from before the policy was replaced.
         let decide = |grant: Option<&Grant>| {
-            let granted = match sent {
-                Some((_, origin)) => grant.and_then(|grant| grant.authorized(origin)) == Some(rule),
-                None => grant.is_some_and(|grant| grant.authorize_only.contains(rule)),
-            };
-            if granted {
+            if grant.and_then(|grant| grant.authorized(origin)) == Some(rule) {
                 return Ok(());
             }
             Err(self.denied(

@@ -247,6 +247,6 @@ impl StandIn {
 
     /// By whom the vault is known.
     fn authority(&self) -> anyhow::Result<RootCertificates> {
-        Ok(RootCertificates::from_pem(&self.vault.certificate().authority_pem())?)
+        Ok(RootCertificates::from_pem(self.vault.certificate().authority_pem())?)
     }
 }

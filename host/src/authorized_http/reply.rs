@@ -3,7 +3,7 @@
 use super::echo::{Echo, Search, Searched};
 use crate::outbound::LimitedBody;
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, Response, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, header};
 use http_body::{Body, Frame};
 use http_body_util::BodyExt;
 use std::pin::Pin;
@@ -40,17 +40,21 @@ pub(super) fn pass_on(
 
 /// Leaves of the fields of a reply what the plugin may have.
 fn clean(fields: &mut HeaderMap, search: Option<&Search>) -> Result<(), Error> {
-    if search.is_some() {
-        readable(fields)?;
+    if let Some(search) = search {
         for name in CREDENTIALS {
             fields.remove(name);
         }
+        // All the others, those included of which a plugin learns by an error alone.
+        let finds = |(name, value): (&HeaderName, &HeaderValue)| {
+            search.finds(name.as_str().as_bytes()) || search.finds(value.as_bytes())
+        };
+        if fields.iter().any(finds) {
+            return Err(withheld());
+        }
+        readable(fields)?;
     }
     remove_connection_fields(fields);
-    match search.is_some_and(|search| fields.values().any(|value| search.finds(value.as_bytes()))) {
-        true => Err(withheld()),
-        false => Ok(()),
-    }
+    Ok(())
 }
 
 /// What a plugin is told instead of a reply that has its token in it.
@@ -229,6 +233,7 @@ mod tests {
     #[test]
     fn what_cannot_be_searched_or_has_the_token_in_it_is_withheld() {
         let query = format!("https://elsewhere.example/?token={TOKEN}");
+        let coding = format!("{TOKEN}, chunked");
         for (name, value, error) in [
             ("content-encoding", "gzip", "HttpResponseContentCoding(Some(\"gzip\"))"),
             (
@@ -243,6 +248,11 @@ mod tests {
             ),
             ("location", query.as_str(), "the reply is withheld"),
             ("x-debug", &TOKEN[..24], "the reply is withheld"),
+            // The error for a coding says which it is.
+            ("content-encoding", TOKEN, "the reply is withheld"),
+            ("transfer-encoding", &coding, "the reply is withheld"),
+            ("keep-alive", TOKEN, "the reply is withheld"),
+            (TOKEN, "x", "the reply is withheld"),
         ] {
             let found = left(&[(name, value)], true).unwrap_err();
             assert!(found.contains(error), "{name}: {found}");

@@ -32,14 +32,15 @@ pub(crate) struct EgressPolicy {
 }
 
 /// Addresses at which a cloud's platform answers, and which are not link-local.
-const PLATFORM: [IpAddr; 4] = [
+const PLATFORM: [IpAddr; 5] = [
     // Azure ("What is IP address 168.63.129.16?", Azure Virtual Network documentation).
     IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16)),
     // Alibaba Cloud's metadata service.
     IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
-    // The metadata services of Amazon EC2 and Google Compute Engine over IPv6.
+    // The metadata services of Amazon EC2, Google Compute Engine and Oracle Cloud over IPv6.
     IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
     IpAddr::V6(Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254)),
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0xc1, 0, 0, 0, 0, 0xa9fe, 0xa9fe)),
 ];
 
 impl EgressPolicy {
@@ -106,15 +107,23 @@ fn is_loopback_by_name(origin: &Origin) -> bool {
     }
 }
 
-/// The IPv4 address that a translator on the way would send to: NAT64 (RFC 6052), 6to4 (RFC 3056), and the deprecated
-/// addresses that are IPv4 behind zeros (RFC 4291 section 2.5.5.1).
+/// The IPv4 address that a translator on the way would send to: NAT64 (RFC 6052), 6to4 (RFC 3056), stateless translation
+/// (RFC 2765), and the deprecated addresses that are IPv4 behind zeros (RFC 4291 section 2.5.5.1).
 fn translated(address: Ipv6Addr) -> Option<Ipv4Addr> {
     let ipv4 = |high: u16, low: u16| Ipv4Addr::from((u32::from(high) << 16) | u32::from(low));
     match address.segments() {
-        [0x64, 0xff9b, 0, 0, 0, 0, high, low] | [0, 0, 0, 0, 0, 0, high, low] => Some(ipv4(high, low)),
+        [0x64, 0xff9b, 0, 0, 0, 0, high, low] | [0, 0, 0, 0, 0xffff, 0, high, low] | [0, 0, 0, 0, 0, 0, high, low] => {
+            Some(ipv4(high, low))
+        }
         [0x2002, high, low, ..] => Some(ipv4(high, low)),
         _ => None,
     }
+}
+
+/// Whether this is for a translator of the network's own (RFC 8215). Where in it the IPv4 address stands, that network alone
+/// knows, and so nobody can tell where it leads.
+fn is_locally_translated(address: Ipv6Addr) -> bool {
+    matches!(address.segments(), [0x64, 0xff9b, 1, ..])
 }
 
 impl Destinations for EgressPolicy {
@@ -134,6 +143,7 @@ impl Destinations for EgressPolicy {
             AddressClass::LinkLocal | AddressClass::Unusable => false,
             AddressClass::Private | AddressClass::Public => match ip {
                 IpAddr::V4(_) => true,
+                IpAddr::V6(ip) if is_locally_translated(ip) => false,
                 IpAddr::V6(ip) => translated(ip).is_none_or(|ip| {
                     let within = AddressClass::of(ip.into());
                     matches!(within, AddressClass::Private | AddressClass::Public) && !PLATFORM.contains(&ip.into())
@@ -272,6 +282,7 @@ mod tests {
             ("100.100.100.200", false, false),
             ("fd00:ec2::254", false, false),
             ("fd20:ce::254", false, false),
+            ("fd00:c1::a9fe:a9fe", false, false),
             ("0.0.0.0", false, false),
             ("::", false, false),
             ("255.255.255.255", false, false),
@@ -281,6 +292,12 @@ mod tests {
             ("64:ff9b::127.0.0.1", false, false),
             ("64:ff9b::168.63.129.16", false, false),
             ("64:ff9b::8.8.8.8", true, true),
+            ("64:ff9b:1::169.254.169.254", false, false),
+            ("64:ff9b:1:a9fe:a9:fe00::", false, false),
+            ("64:ff9b:1:fffe::8.8.8.8", false, false),
+            ("::ffff:0:169.254.169.254", false, false),
+            ("::ffff:0:127.0.0.1", false, false),
+            ("::ffff:0:8.8.8.8", true, true),
             ("2002:a9fe:a9fe::1", false, false),
             ("2002:808:808::1", true, true),
             ("::169.254.169.254", false, false),

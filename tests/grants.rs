@@ -516,15 +516,15 @@ async fn a_caller_has_so_many_calls_under_way_and_no_more() {
         error.message.contains("`concurrency`") && error.retry_after_ms.is_some(),
         "{error:?}"
     );
-    // Another caller has its own, and whoever leaves makes room.
+    // Another caller has its own. Whoever leaves makes no room for as long as the provider is at work.
     let other = caller(&gate, "other");
     let mut others = Box::pin(other.token(&asked));
     assert!(others.as_mut().now_or_never().is_none());
+    server.wait_for_requests(1).await;
     drop(under_way.pop());
-    let mut next = Box::pin(report.token(&asked));
-    assert!(next.as_mut().now_or_never().is_none());
+    assert_eq!(cause(&report, &asked).await, Some(Cause::Throttled));
     server.release();
-    assert!(others.await.is_ok() && next.await.is_ok() && under_way.remove(0).await.is_ok());
+    assert!(others.await.is_ok() && under_way.remove(0).await.is_ok());
     for _ in 0..10 {
         assert_eq!(cause(&report, &asked).await, None);
     }
@@ -568,4 +568,32 @@ async fn a_caller_drops_what_it_is_granted_by_name_and_nothing_else() {
     other.forget(None).await.unwrap();
     ask_all().await;
     assert_eq!(asked_for(), ["a.db", "a.db", "mail", "vault", "vault"]);
+}
+
+/// What a caller may do who is granted any audience: ask for ever new ones, and wait for none of them.
+#[tokio::test]
+async fn who_asks_for_ever_new_audiences_and_leaves_takes_no_more_than_its_places() {
+    const PLACES: usize = 64;
+    let server = Server::start(|request| match request.case().as_str() {
+        "vault" => Act::token(TOKEN),
+        _ => Act::Hold(Vec::new()),
+    });
+    let gate = gate(&server, &format!("{VAULT}[[caller.flood.token]]\naudiences = ['*']\n"));
+    let flood = caller(&gate, "flood");
+    for round in 0..20 {
+        let requests: Vec<_> = (0..PLACES)
+            .map(|number| request(&format!("{round}-{number}"), PATIENT))
+            .collect();
+        let mut calls = futures_util::future::join_all(requests.iter().map(|request| cause(&flood, request)));
+        match round {
+            0 => tokio::select! {
+                _ = &mut calls => unreachable!("nothing answers"),
+                () = server.wait_for_requests(PLACES) => {}
+            },
+            // The first ones were abandoned after they had begun, and are at work all the same.
+            _ => assert_eq!(calls.await, [Some(Cause::Throttled); PLACES]),
+        }
+    }
+    assert_eq!(cause(&caller(&gate, "report"), &vault()).await, None);
+    assert_eq!(server.requests().len(), PLACES + 1);
 }

@@ -11,7 +11,7 @@ pub(crate) use builder::default_compilation_cache;
 pub use watch::Watch;
 
 use crate::outbound::Outbound;
-use crate::provider::{Ask, Call, Message, ProviderError, ReplyTo, Running};
+use crate::provider::{Ask, Call, Message, Place, ProviderError, ReplyTo, Running};
 use crate::telemetry::Telemetry;
 use crate::token::{AccessToken, Identity, SourceDescription, TokenRequest, unix_time};
 use hits::{Hits, Invalidation};
@@ -109,9 +109,18 @@ impl Broker {
     /// One cause of the closed list, by the request's time-out. Never while a valid token is at hand, unless the caller
     /// rejected it or brings claims.
     pub async fn token(&self, request: &TokenRequest) -> Result<Arc<AccessToken>, Error> {
+        self.token_in(None, request).await
+    }
+
+    /// The same for whoever takes a place. That is held until the provider has answered, also when the future is dropped.
+    pub(crate) async fn token_in(
+        &self,
+        place: Option<Place>,
+        request: &TokenRequest,
+    ) -> Result<Arc<AccessToken>, Error> {
         let outcome = match self.hit(request) {
             Some(token) => Outcome::Hit(token),
-            None => match self.telemetry().asked(request, self.fetch(request)).await {
+            None => match self.telemetry().asked(request, self.fetch(request, place)).await {
                 Ok(token) => Outcome::Answered(token),
                 Err(error) => match self.0.hits.held(request, unix_time()) {
                     Some(token) if !self.is_shut_down() => Outcome::Held(token, error),
@@ -129,7 +138,7 @@ impl Broker {
     pub async fn forget(&self, audience: Option<&str>) -> Result<(), Error> {
         let invalidation = self.0.hits.forgotten(audience);
         let ask = |reply| Ask::Forget(audience.map(str::to_owned), reply);
-        self.ask(ask, Some(invalidation)).await
+        self.ask(ask, Some(invalidation), None).await
     }
 
     /// Where tokens come from, and why. Asks the provider and not the platform.
@@ -137,7 +146,7 @@ impl Broker {
     /// # Errors
     /// When the provider does not answer.
     pub async fn describe_source(&self) -> Result<SourceDescription, Error> {
-        let mut description = self.ask(Ask::Describe, None).await?;
+        let mut description = self.ask(Ask::Describe, None, None).await?;
         if let Some(error) = &self.0.misconfigured {
             description.last_failure = Some(error.clone());
         }
@@ -225,7 +234,7 @@ impl Broker {
     }
 
     /// Asks the provider.
-    async fn fetch(&self, request: &TokenRequest) -> Result<Arc<AccessToken>, Error> {
+    async fn fetch(&self, request: &TokenRequest, place: Option<Place>) -> Result<Arc<AccessToken>, Error> {
         if let Some(error) = &self.0.misconfigured {
             return Err(error.clone());
         }
@@ -236,8 +245,8 @@ impl Broker {
         let rejected = request.rejected_token.as_ref().map(Secret::expose);
         check_sizes(&request.audience, identifier, request.claims.as_deref(), rejected)?;
         let invalidation = self.0.hits.challenged(request);
-        self.ask(|reply| Ask::Token(Box::new(request.clone()), reply), invalidation)
-            .await
+        let ask = |reply| Ask::Token(Box::new(request.clone()), reply);
+        self.ask(ask, invalidation, place).await
     }
 
     /// Every call for a token ends here.
@@ -268,12 +277,13 @@ impl Broker {
         &self,
         ask: impl FnOnce(ReplyTo<T>) -> Ask,
         invalidation: Option<Invalidation>,
+        place: Option<Place>,
     ) -> Result<T, Error> {
         if self.is_shut_down() {
             return Err(self.gone());
         }
         let (reply, answer) = oneshot::channel();
-        let call = Call::new(ask(reply), invalidation);
+        let call = Call::new(ask(reply), invalidation).with_place(place);
         let sent = self.0.messages.send(Message::Call(call));
         sent.map_err(|_| self.gone())?;
         answer.await.map_err(|_| self.gone())?

@@ -109,7 +109,8 @@ pub struct Grant {
     /// How often it may ask for what no cache answers: with a challenge, with a rejected token, or to forget. These reach
     /// the platform whenever the caller wants, and what the platform takes is shared by all. The default is 30 a minute.
     pub refresh_rate: Rate,
-    /// How many of its calls may be under way at once. The default is 64.
+    /// How many of its calls may be under way at once. The default is 64. A call that nobody waits for any more is under way
+    /// as long as the provider is at work for it.
     pub in_flight: u32,
 }
 

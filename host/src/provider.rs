@@ -14,7 +14,7 @@ pub(crate) use artefact::Trusted;
 pub use artefact::{is_precompiled, precompile};
 pub(crate) use component::{Compiled, Provider, compilation_cache, compile};
 pub use component::{EMBEDDED_0_2, EMBEDDED_0_3, ProviderError, WasiVersion};
-pub(crate) use desk::{Ask, Call, ReplyTo};
+pub(crate) use desk::{Ask, Call, Place, ReplyTo};
 
 use crate::broker::hits::Hits;
 use crate::outbound::Outbound;

@@ -2,7 +2,7 @@
 
 mod refusal;
 
-use super::limits::{Counts, Register};
+use super::limits::{Counts, Place, Register};
 use super::{AuthorizeRule, Caller, Grant, Policy};
 use crate::audit::{self, Asked, Decision, Kind};
 use crate::broker::Broker;
@@ -130,7 +130,7 @@ impl Granted {
         };
         let refreshes = request.claims.is_some() || request.rejected_token.is_some();
         let call = self.admit(asked, refreshes, decide)?;
-        let result = self.gate.broker().token(request).await;
+        let result = self.gate.broker().token_in(Some(call.place.clone()), request).await;
         call.issued(result)
     }
 
@@ -258,7 +258,7 @@ impl Granted {
         if let Some((claims, rejected)) = challenge {
             request = request.with_claims(claims).with_rejected_token(rejected);
         }
-        let result = self.gate.broker().token(&request).await;
+        let result = self.gate.broker().token_in(Some(call.place.clone()), &request).await;
         call.issued(result)
     }
 
@@ -284,17 +284,18 @@ impl Granted {
             );
             return Err(self.refused(asked, error));
         }
-        if !self.counts.enter(grant) {
+        let Some(place) = self.counts.enter(grant) else {
             let error = self.throttled(
                 RETRY_WHEN_BUSY,
                 format_args!("has {} calls under way", grant.in_flight),
                 "concurrency",
             );
             return Err(self.refused(asked, error));
-        }
+        };
         Ok(Call {
             granted: self,
             asked,
+            place,
             ended: false,
         })
     }
@@ -345,6 +346,7 @@ fn destination(grant: Option<&Grant>, origin: &Origin) -> Destination {
 struct Call<'a> {
     granted: &'a Granted,
     asked: Asked<'a>,
+    place: Arc<Place>,
     ended: bool,
 }
 
@@ -371,7 +373,6 @@ impl Call<'_> {
 
 impl Drop for Call<'_> {
     fn drop(&mut self) {
-        self.granted.counts.leave();
         if !self.ended {
             self.granted
                 .record(&self.asked, Decision::Allowed, None, Some(CANCELLED));

@@ -53,17 +53,11 @@ impl Counts {
         self.refreshing.take(grant.refresh_rate, Instant::now())
     }
 
-    /// Counts a call as under way, unless there are too many; [`leave`](Self::leave) has to follow.
-    pub(super) fn enter(&self, grant: &Grant) -> bool {
+    /// Counts a call as under way for as long as its place is held, unless there are too many.
+    pub(super) fn enter(self: &Arc<Self>, grant: &Grant) -> Option<Arc<Place>> {
         let next = |count: u32| (count < grant.in_flight).then(|| count.saturating_add(1));
-        self.in_flight
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, next)
-            .is_ok()
-    }
-
-    /// Counts a call as ended.
-    pub(super) fn leave(&self) {
-        self.in_flight.fetch_sub(1, Ordering::Relaxed);
+        let entered = self.in_flight.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
+        entered.ok().map(|_| Arc::new(Place(Arc::clone(self))))
     }
 
     /// Whether a refusal is recorded. Those that are not are counted.
@@ -86,6 +80,16 @@ impl Counts {
             && self.refreshing.is_full(now)
             && self.refusals.is_full(now)
             && self.unrecorded.load(Ordering::Relaxed) == 0
+    }
+}
+
+/// A call of one caller among those under way.
+#[derive(Debug)]
+pub(super) struct Place(Arc<Counts>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -160,11 +164,12 @@ mod tests {
         let register = Register::default();
         let counts = register.counts(Caller::new("report"));
         let grant = Grant::default().with_in_flight(2);
-        assert!(counts.enter(&grant) && counts.enter(&grant));
-        assert!(!counts.enter(&grant));
-        counts.leave();
-        assert!(counts.enter(&grant));
-        assert!(!counts.enter(&Grant::default().with_in_flight(0)));
+        let (first, second) = (counts.enter(&grant), counts.enter(&grant));
+        assert!(first.is_some() && second.is_some());
+        assert!(counts.enter(&grant).is_none());
+        drop(first);
+        assert!(counts.enter(&grant).is_some());
+        assert!(counts.enter(&Grant::default().with_in_flight(0)).is_none());
     }
 
     #[test]

@@ -11,6 +11,7 @@ use crate::broker::hits::{Generation, Hits, Invalidation, is_plain, resource};
 use crate::token::{AccessToken, Identity, SourceDescription, TokenRequest, unix_time};
 use managed_identity_provider::error::{Cause, Error};
 use managed_identity_provider::request::{DEFAULT_TIMEOUT, LONGEST_TIMEOUT};
+use std::any::Any;
 use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::future::poll_fn;
@@ -27,12 +28,16 @@ const GRACE: Duration = Duration::from_millis(500);
 /// How long the questions may take that need no network.
 const LOCAL_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Something of a caller's that is dropped when its question has its answer, and not when the caller leaves.
+pub(crate) type Place = Arc<dyn Any + Send + Sync>;
+
 /// One question of one caller.
 pub(crate) struct Call {
     ask: Ask,
     deadline: Instant,
     /// What must not be given any more from this question on.
     invalidation: Option<Invalidation>,
+    place: Option<Place>,
 }
 
 /// What can be asked, and where the answer goes.
@@ -56,7 +61,14 @@ impl Call {
             ask,
             deadline: Instant::now() + timeout,
             invalidation,
+            place: None,
         }
+    }
+
+    /// The same, which takes this place.
+    pub(crate) fn with_place(mut self, place: Option<Place>) -> Self {
+        self.place = place;
+        self
     }
 }
 
@@ -128,6 +140,8 @@ struct Matter {
     put: Generation,
     /// Those of its callers. They end with it.
     invalidations: Vec<Invalidation>,
+    /// Those of its callers. Who leaves is still at work as long as the component is, and makes no room for another question.
+    places: Vec<Place>,
     /// An instance has failed while it had this question.
     interrupted: bool,
 }
@@ -141,6 +155,7 @@ impl Matter {
             asked_until: None,
             put: Generation::default(),
             invalidations: Vec::new(),
+            places: Vec::new(),
             interrupted: false,
         }
     }
@@ -210,6 +225,7 @@ impl Desk {
             ask,
             deadline,
             invalidation,
+            place,
         } = call;
         let (question, reply, shared) = match ask {
             Ask::Token(request, reply) => {
@@ -251,6 +267,7 @@ impl Desk {
         if let Some(matter) = self.matters.get_mut(&matter) {
             matter.callers.push(caller);
             matter.invalidations.extend(invalidation);
+            matter.places.extend(place);
         }
         if !self.is_served {
             self.answer_held(matter);
@@ -359,7 +376,9 @@ impl Desk {
     }
 
     /// Tells an answer to all who wait for it.
-    fn settle(&mut self, matter: Matter, answer: &Answered) {
+    fn settle(&mut self, mut matter: Matter, answer: &Answered) {
+        // Before anybody is told, so that whoever is can ask the next question at once.
+        matter.places.clear();
         for caller in matter.callers {
             let Some(caller) = self.remove_caller(caller) else {
                 continue;
@@ -392,6 +411,7 @@ impl Desk {
         if !patient.is_empty() {
             let mut again = Matter::new(matter.question.clone(), patient, matter.shared.clone());
             again.invalidations = std::mem::take(&mut matter.invalidations);
+            again.places = std::mem::take(&mut matter.places);
             again.interrupted = matter.interrupted;
             self.reopen(again);
         }
@@ -438,7 +458,8 @@ impl Desk {
             match timer {
                 Timer::Matter(number) => {
                     stuck = true;
-                    if let Some(matter) = self.close(number) {
+                    if let Some(mut matter) = self.close(number) {
+                        matter.places.clear();
                         for caller in matter.callers {
                             self.turn_away(caller, "the provider component, which did not answer and is replaced.");
                         }
@@ -502,6 +523,7 @@ impl Desk {
             if !patient.is_empty() {
                 let mut again = Matter::new(matter.question.clone(), patient, matter.shared.clone());
                 again.invalidations = std::mem::take(&mut matter.invalidations);
+                again.places = std::mem::take(&mut matter.places);
                 again.interrupted = true;
                 self.reopen(again);
             }

@@ -19,7 +19,8 @@
 //! | `unrecorded` | how many refusals of this caller have no event of their own, since its last event |
 //!
 //! No event holds a token. What callers write is cut and escaped, and a caller that is refused again and again has ten
-//! events a second at most: nobody fills a disk by asking. What is allowed is bounded by the caller's rate.
+//! events a second at most: nobody fills a disk by asking. What is allowed is bounded by the caller's `rate`, if it has one:
+//! give one to whom you do not trust.
 //!
 //! Without a subscriber for the target, nothing is computed.
 

@@ -310,8 +310,12 @@ impl AuthorizedHttp {
     fn denied(&self, denial: &Denial) -> Error {
         self.granted.refuse_http(denial.method.as_str(), &denial.url);
         tracing::debug!(target: LOG_TARGET, caller = %self.granted.caller(), %denial, "request refused");
-        match denial.reason {
-            DenialReason::OutOfReach { .. } => Error::DestinationIpProhibited,
+        match &denial.reason {
+            // Who is not granted an address is not told what is there.
+            DenialReason::OutOfReach { origin, .. } => match self.granted.destination(origin) {
+                Destination::Denied => Error::HttpRequestDenied,
+                _ => Error::DestinationIpProhibited,
+            },
             DenialReason::PathFault(PathFault::TooLong) => Error::HttpRequestUriTooLong,
             DenialReason::PathFault(_) | DenialReason::OriginFault(_) => Error::HttpRequestUriInvalid,
             DenialReason::Method => Error::HttpRequestMethodInvalid,

@@ -278,3 +278,46 @@ fn a_policy_in_a_file_says_what_a_plugin_gets_and_the_audit_trail_what_it_got() 
         "{line}"
     );
 }
+
+#[test]
+fn the_time_of_a_plugin_is_over_also_when_nobody_reads_what_it_prints() {
+    let emulated = Emulated::start();
+    for plugin in COMMANDS {
+        let file = FOLDER.join(format!("{plugin}.wasm"));
+        let arguments = ["run", "--timeout", "300ms", file.to_str().unwrap(), "print"];
+        let mut command = support::program::command(emulated.environment_for(Source::AppService), &arguments);
+        // Open to its end, and never read.
+        let (reader, writer) = std::io::pipe().unwrap();
+        let output = command
+            .stdout(writer)
+            .stderr(std::process::Stdio::piped())
+            .output()
+            .unwrap();
+        drop(reader);
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(
+            said.contains("stopped at its deadline") && said.contains("--timeout"),
+            "{said}"
+        );
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_plugin_runs_where_address_space_is_short() {
+    let emulated = Emulated::start();
+    for plugin in COMMANDS {
+        let file = FOLDER.join(format!("{plugin}.wasm"));
+        let arguments = ["run", "--allow", VAULT, file.to_str().unwrap(), "token", VAULT];
+        let program = support::program::command(emulated.environment_for(Source::AppService), &arguments);
+        let mut command = std::process::Command::new("sh");
+        // Two gigabytes, where one memory would reserve four by default.
+        command.args(["-c", "ulimit -v 2000000 && exec \"$0\" \"$@\""]);
+        command.arg(program.get_program()).args(program.get_args()).env_clear();
+        command.envs(program.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        let outcome = command.output().unwrap();
+        let said = String::from_utf8_lossy(&outcome.stderr);
+        assert!(outcome.status.success() && outcome.stdout.starts_with(b"ok "), "{said}");
+    }
+}

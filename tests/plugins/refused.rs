@@ -23,11 +23,11 @@ async fn what_is_not_granted_is_denied() {
         (&["resolve", "localhost"], "refused "),
         (
             &["send", "http", authority, endpoint.path()],
-            "refused send: ErrorCode::DestinationIpProhibited",
+            "refused send: ErrorCode::HttpRequestDenied",
         ),
         (
             &["send", "http", "169.254.169.254", "/metadata/identity/oauth2/token"],
-            "refused send: ErrorCode::DestinationIpProhibited",
+            "refused send: ErrorCode::HttpRequestDenied",
         ),
         (
             &["send", "https", "example.com", "/"],

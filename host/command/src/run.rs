@@ -10,7 +10,12 @@ use managed_identity_host::plugin::{
 };
 use std::io::{self, Write as _};
 use std::path::Path;
-use std::process::ExitCode;
+use std::process::{self, ExitCode};
+use std::thread;
+use std::time::Duration;
+
+/// How long after its deadline a plugin may take to be stopped.
+const GRACE: Duration = Duration::from_millis(500);
 
 /// The exit code of a plugin whose own does not fit into eight bits.
 const OTHER_FAILURE: u8 = 255;
@@ -35,6 +40,7 @@ pub(crate) async fn run(arguments: RunArguments) -> anyhow::Result<ExitCode> {
     }
     if let Some(timeout) = arguments.timeout {
         command = command.deadline(timeout);
+        watch(timeout)?;
     }
     match command.run().await.map_err(advise)? {
         PluginOutcome::Exited(code) => Ok(ExitCode::from(u8::try_from(code).unwrap_or(OTHER_FAILURE))),
@@ -49,6 +55,20 @@ pub(crate) async fn run(arguments: RunArguments) -> anyhow::Result<ExitCode> {
         }
         _ => bail!("The plugin ended in a way that this command does not know"),
     }
+}
+
+/// Ends this process when the plugin's time is over and it has not been stopped: it writes to somebody who does not read, and
+/// the thread that would stop it waits for that.
+fn watch(timeout: Duration) -> anyhow::Result<()> {
+    let late = timeout.saturating_add(GRACE);
+    thread::Builder::new()
+        .spawn(move || {
+            thread::sleep(late);
+            report::failure(false, &advise(PluginError::OutOfTime(timeout)));
+            process::exit(1);
+        })
+        .context("The thread that keeps the plugin's time cannot be started")?;
+    Ok(())
 }
 
 /// Who the plugin is: by its file's name, unless said otherwise.

@@ -89,6 +89,13 @@ pub(super) fn section(caller: &str) -> impl fmt::Display {
         if !name.is_empty() && name.bytes().all(is_bare) {
             write!(formatter, "caller.{name}")
         } else {
+            // What `shown` has cut or escaped is no name any more, and nothing that could be copied.
+            let is_whole = name == caller;
+            let name = if is_whole {
+                name.replace('\\', "\\\\")
+            } else {
+                name.into_owned()
+            };
             write!(formatter, "caller.\"{}\"", name.replace('"', "\\\""))
         }
     })

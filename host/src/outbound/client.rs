@@ -90,7 +90,7 @@ impl Outbound {
     /// A client without connections.
     #[must_use]
     pub fn new(policy: EndpointPolicy, config: OutboundConfig) -> Self {
-        Self::with_resolver(policy, config, Arc::new(SystemResolver))
+        Self::with_resolver(policy, config, Arc::new(SystemResolver::default()))
     }
 
     pub(super) fn with_resolver(policy: EndpointPolicy, config: OutboundConfig, resolver: Arc<dyn Resolve>) -> Self {

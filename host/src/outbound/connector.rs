@@ -15,11 +15,12 @@ use futures_util::future::BoxFuture;
 use http::Uri;
 use hyper_util::rt::TokioIo;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 use tower_service::Service;
 use url::Host;
@@ -33,12 +34,36 @@ pub(super) trait Resolve: Send + Sync + 'static {
     fn resolve<'a>(&'a self, name: &'a str, port: u16) -> BoxFuture<'a, io::Result<Vec<SocketAddr>>>;
 }
 
+/// How many names one client looks up at once. A look-up takes a thread of the runtime's, and goes on when nobody waits for it
+/// any more.
+const LOOK_UPS: usize = 32;
+
 /// The resolver of the operating system: the hosts file, then whatever it is set up to ask.
-pub(super) struct SystemResolver;
+pub(super) struct SystemResolver {
+    places: Arc<Semaphore>,
+}
+
+impl Default for SystemResolver {
+    fn default() -> Self {
+        Self {
+            places: Arc::new(Semaphore::new(LOOK_UPS)),
+        }
+    }
+}
 
 impl Resolve for SystemResolver {
     fn resolve<'a>(&'a self, name: &'a str, port: u16) -> BoxFuture<'a, io::Result<Vec<SocketAddr>>> {
-        Box::pin(async move { Ok(tokio::net::lookup_host((name, port)).await?.collect()) })
+        Box::pin(async move {
+            // The semaphore is never closed.
+            let place = Arc::clone(&self.places).acquire_owned().await.ok();
+            let name = name.to_owned();
+            let look_up = tokio::task::spawn_blocking(move || {
+                let addresses = (name.as_str(), port).to_socket_addrs().map(Iterator::collect);
+                drop(place);
+                addresses
+            });
+            look_up.await.map_err(io::Error::other)?
+        })
     }
 }
 

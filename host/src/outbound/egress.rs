@@ -183,7 +183,7 @@ struct Shared {
 impl Egress {
     /// A client without connections.
     pub(crate) fn new(policy: EgressPolicy, config: OutboundConfig) -> Self {
-        Self::with_resolver(policy, config, Arc::new(SystemResolver))
+        Self::with_resolver(policy, config, Arc::new(SystemResolver::default()))
     }
 
     pub(super) fn with_resolver(policy: EgressPolicy, config: OutboundConfig, resolver: Arc<dyn Resolve>) -> Self {

@@ -20,6 +20,9 @@ const HOST_STACK: usize = 1024 * 1024;
 /// How many stacks the calls of a plugin take. In WASI 0.3 they run side by side, and each may wait in the middle of one.
 const STACKS: u32 = 16;
 
+/// How much address space a memory reserves that is not in a pool, in bytes. One that outgrows it is moved.
+const RESERVATION: u64 = 16 * 1024 * 1024;
+
 /// Proposals that no language needs yet for a component, each of which is code that a plugin could find a fault in.
 ///
 /// Not among them is what the engine itself needs: the modules that it makes between the parts of a composition have several
@@ -135,7 +138,7 @@ impl PluginEngineBuilder {
         self
     }
 
-    /// Reserves no address space, and makes instances one by one.
+    /// Reserves no address space in advance, and makes instances one by one.
     #[must_use]
     pub fn without_pool(mut self) -> Self {
         self.pooling = false;
@@ -168,6 +171,9 @@ impl PluginEngineBuilder {
                     tracing::debug!(target: "managed_identity::plugin", "no pool for plugins: {error:#}");
                 }
                 config.allocation_strategy(InstanceAllocationStrategy::OnDemand);
+                // By default, each memory reserves 4 GiB.
+                config.memory_reservation(RESERVATION);
+                config.memory_reservation_for_growth(RESERVATION);
                 (Engine::new(&config).map_err(PluginError::Engine)?, false)
             }
         };

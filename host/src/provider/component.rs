@@ -13,6 +13,9 @@ pub const EMBEDDED_0_2: &[u8] = include_bytes!(env!("MANAGED_IDENTITY_PROVIDER_0
 /// The provider that is built with this library, for WASI 0.3.
 pub const EMBEDDED_0_3: &[u8] = include_bytes!(env!("MANAGED_IDENTITY_PROVIDER_0_3"));
 
+/// How much address space a memory of the provider reserves, in bytes: as much as it may take by default.
+const RESERVATION: u64 = 64 * 1024 * 1024;
+
 /// Which version of `cloud:identity`, and with it of WASI, a provider speaks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum WasiVersion {
@@ -105,6 +108,9 @@ pub(super) fn engine(cache: Option<&Path>) -> Result<Engine, ProviderError> {
     let mut config = Config::new();
     // One instance for the life of the process: the pooling allocator would cost milliseconds to set up and save nothing.
     config.allocation_strategy(wasmtime::InstanceAllocationStrategy::OnDemand);
+    // By default, each memory reserves 4 GiB of address space, which a process may not have.
+    config.memory_reservation(RESERVATION);
+    config.memory_reservation_for_growth(RESERVATION);
     config.epoch_interruption(true);
     config.wasm_component_model_async(true);
     config.cache(compilation_cache(cache));

@@ -14,10 +14,12 @@ use crate::outbound::Outbound;
 use crate::provider::{Ask, Call, Message, Place, ProviderError, ReplyTo, Running};
 use crate::telemetry::Telemetry;
 use crate::token::{AccessToken, Identity, SourceDescription, TokenRequest, unix_time};
+use futures_util::future::{Either, select};
 use hits::{Hits, Invalidation};
 use managed_identity_provider::error::{Cause, Error};
 use managed_identity_provider::request::check_sizes;
 use managed_identity_provider::secret::Secret;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -32,8 +34,8 @@ use tokio::sync::{mpsc, oneshot};
 /// dropping the future, without harm to others.
 ///
 /// A token whose successor is not due is given on the caller's own thread, in less than a microsecond. Everything else is
-/// the provider's decision. Should the provider fail, be in the middle of its replacement or not answer in time, a token
-/// that is still valid is given all the same, marked as [`stale`](AccessToken::stale).
+/// the provider's decision. Should the provider fail, be in the middle of its replacement or not answer in five seconds, a
+/// token that is still valid is given all the same, marked as [`stale`](AccessToken::stale).
 ///
 /// ```no_run
 /// use managed_identity_host::{Broker, TokenRequest};
@@ -61,6 +63,10 @@ struct Inner {
     ended: Receiver<()>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
+
+/// How long a caller waits for the successor of a token that is still valid. The built-in provider answers within two
+/// seconds then; but not after it was replaced and has forgotten the token, while the platform does not answer.
+const LONGEST_WAIT_FOR_SUCCESSOR: Duration = Duration::from_secs(5);
 
 /// How a call for a token ended.
 enum Outcome {
@@ -246,7 +252,23 @@ impl Broker {
         check_sizes(&request.audience, identifier, request.claims.as_deref(), rejected)?;
         let invalidation = self.0.hits.challenged(request);
         let ask = |reply| Ask::Token(Box::new(request.clone()), reply);
-        self.ask(ask, invalidation, place).await
+        let answer = self.ask(ask, invalidation, place);
+        if !self.holds(request) {
+            return answer.await;
+        }
+        match select(pin!(answer), pin!(self.pause(LONGEST_WAIT_FOR_SUCCESSOR))).await {
+            Either::Right((_, _)) if self.holds(request) => Err(Error::new(
+                Cause::DeadlineExceeded,
+                "The provider has not answered, and a held token is valid meanwhile.",
+            )),
+            Either::Left((result, _)) => result,
+            Either::Right((_, answer)) => answer.await,
+        }
+    }
+
+    /// Whether there is a token to give when the provider does not answer, and will be for a moment yet.
+    fn holds(&self, request: &TokenRequest) -> bool {
+        self.0.hits.held(request, unix_time().saturating_add(1)).is_some()
     }
 
     /// Every call for a token ends here.

@@ -109,7 +109,7 @@ fn run(
     runtime.block_on(async {
         tokio::select! {
             () = serve(compiled, surroundings, messages, hits) => {}
-            () = hits.telemetry().age(unix_time) => {}
+            () = hits.age(unix_time) => {}
         }
     });
     // Name look-ups run on threads of their own, which nobody waits for any more.

@@ -7,6 +7,7 @@
 
 mod cancellation;
 mod hits;
+mod metrics;
 mod replacement;
 mod shutdown;
 #[path = "../support/mod.rs"]

@@ -1,12 +1,15 @@
 //! Instances that fail in the middle of their work.
 
+use super::support::brokers::WASI;
 use super::support::server::{Act, reply};
 use super::*;
+use futures_util::FutureExt as _;
 use futures_util::future::join_all;
 use managed_identity_host::Cause;
 use managed_identity_test_guests::{HOSTILE_0_2, HOSTILE_0_3};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use tokio::time::timeout;
 
 /// How many call at once, and for how many audiences: fewer than the host connects for at once.
 const CALLERS: usize = 1_000;
@@ -145,5 +148,44 @@ async fn a_forgotten_token_is_withheld() {
         assert!(broker.token(&request).await.unwrap().stale);
         broker.forget(Some(&request.audience)).await.unwrap();
         assert_eq!(broker.token(&request).await.unwrap_err().cause, Cause::Unsupported);
+    }
+}
+
+/// One that has no memory to start with.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_asks_a_provider_that_never_starts_is_told_why_before_his_time_is_over() {
+    for wasi in WASI {
+        let server = Server::always(Act::Hold(Vec::new()));
+        let builder = Broker::builder().wasi(wasi).environment(server.app_service("s3cr3t"));
+        let broker = builder.memory_limit(1).build().unwrap();
+        let request = TokenRequest::new("https://vault.azure.net").with_timeout(PATIENCE * 2);
+        for _ in 0..2 {
+            let error = timeout(PATIENCE, broker.token(&request)).await.unwrap().unwrap_err();
+            assert_eq!(error.cause, Cause::Internal, "{wasi:?}: {error}");
+            assert!(error.message.contains("failed and is replaced"), "{wasi:?}: {error}");
+        }
+        broker.forget(None).await.unwrap();
+        timeout(PATIENCE, broker.shutdown()).await.unwrap();
+    }
+}
+
+/// What the first instance knew is gone, and the platform says nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_valid_token_is_not_held_back_until_the_callers_time_is_over() {
+    for guest in [HOSTILE_0_2, HOSTILE_0_3] {
+        let server = scripted(move |_, time| match time {
+            0 => Act::status(DUE_TOKEN, ""),
+            _ => Act::Hold(Vec::new()),
+        });
+        let broker = broker(guest, &server);
+        let request = fetch(&server, "vault");
+        broker.token(&request).await.unwrap();
+        let patient = request.clone().with_timeout(PATIENCE * 2);
+        let again = timeout(PATIENCE, broker.token(&patient)).await.unwrap().unwrap();
+        assert!(again.stale);
+        // Who doubts it waits for another.
+        let doubted = request.with_rejected_token(again.token.clone());
+        let mut call = Box::pin(broker.token(&doubted));
+        assert!(call.as_mut().now_or_never().is_none());
     }
 }

@@ -198,6 +198,24 @@ async fn a_blocking_call_on_a_runtime_does_not_hang() {
     broker.blocking().shutdown();
 }
 
+/// More than a runtime lets a task have before it must give way, which a thread that is blocked cannot.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn any_number_of_blocking_calls_in_one_task_does_not_hang() {
+    let server = Server::start(|request| Act::token(&request.case()));
+    let broker = broker(WASI[1], server.app_service("s3cr3t"));
+    let (done, is_done) = std::sync::mpsc::channel();
+    let blocking = broker.blocking();
+    tokio::spawn(async move {
+        for _ in 0..1_000 {
+            blocking.describe_source().unwrap();
+        }
+        blocking.shutdown();
+        done.send(()).unwrap();
+    });
+    // The runtime's own thread would be blocked with it.
+    is_done.recv_timeout(PATIENCE).expect("a blocking call hangs");
+}
+
 /// While instances fail one after the other, a shutdown comes to its end as well.
 #[tokio::test]
 async fn a_provider_that_goes_on_failing_is_shut_down() {

@@ -47,12 +47,11 @@ fn write(output: &Path, bytes: &[u8]) -> std::io::Result<()> {
     options.write(true).create_new(true);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let written = options
-        .open(&unfinished)
-        .and_then(|mut file| file.write_all(bytes))
-        .and_then(|()| fs::rename(&unfinished, output));
+    // One that is there already is not ours to remove.
+    let mut file = options.open(&unfinished)?;
+    let written = file.write_all(bytes).and_then(|()| fs::rename(&unfinished, output));
     if written.is_err() {
-        // It may never have been there.
+        // The error that is told is the first.
         let _ = fs::remove_file(&unfinished);
     }
     written

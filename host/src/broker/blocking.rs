@@ -4,6 +4,7 @@ use super::Broker;
 use crate::token::{AccessToken, SourceDescription, TokenRequest};
 use managed_identity_provider::error::Error;
 use std::sync::Arc;
+use tokio::task::unconstrained;
 
 /// A [`Broker`] whose calls block the thread that makes them. Made by [`Broker::blocking`]; as cheap to clone.
 ///
@@ -41,7 +42,7 @@ impl BlockingBroker {
     /// # Errors
     /// As for [`Broker::token`].
     pub fn token(&self, request: &TokenRequest) -> Result<Arc<AccessToken>, Error> {
-        pollster::block_on(self.0.token(request))
+        block_on(self.0.token(request))
     }
 
     /// Drops cached tokens, of one audience or all.
@@ -49,7 +50,7 @@ impl BlockingBroker {
     /// # Errors
     /// As for [`Broker::forget`].
     pub fn forget(&self, audience: Option<&str>) -> Result<(), Error> {
-        pollster::block_on(self.0.forget(audience))
+        block_on(self.0.forget(audience))
     }
 
     /// Where tokens come from, and why. Asks the provider and not the platform.
@@ -57,11 +58,17 @@ impl BlockingBroker {
     /// # Errors
     /// As for [`Broker::describe_source`].
     pub fn describe_source(&self) -> Result<SourceDescription, Error> {
-        pollster::block_on(self.0.describe_source())
+        block_on(self.0.describe_source())
     }
 
     /// Ends the provider, as [`Broker::shutdown`] does.
     pub fn shutdown(&self) {
-        pollster::block_on(self.0.shutdown());
+        block_on(self.0.shutdown());
     }
+}
+
+/// On a thread of tokio, what a task may do before it must give way is measured. A task that is blocked cannot give way, so
+/// that from the end of its measure on it would wait for ever.
+fn block_on<T>(work: impl Future<Output = T>) -> T {
+    pollster::block_on(unconstrained(work))
 }

@@ -182,6 +182,25 @@ impl Hits {
         }
     }
 
+    /// Drops what has expired, and goes on saying how long the rest lasts, by the clock `now`, for as long as it is polled.
+    pub(crate) async fn age(&self, now: impl Fn() -> u64) {
+        let now = || {
+            let now = now();
+            self.drop_expired(now);
+            now
+        };
+        self.telemetry.age(now).await;
+    }
+
+    /// What nobody asks for any more would be kept for ever otherwise, and be the first to expire.
+    fn drop_expired(&self, now: u64) {
+        let _ledger = self.ledger();
+        let mut held = Held::clone(&self.held.load());
+        if !held.remove(|_, token| token.expires_on <= now).is_empty() {
+            self.store(held);
+        }
+    }
+
     /// Drops everything, and keeps nothing from now on.
     pub(crate) fn close(&self) {
         let mut ledger = self.ledger();
@@ -596,6 +615,24 @@ mod tests {
         // A successor takes no room.
         keep(&hits, &audience(11), &expiring(5_000));
         assert!(holds(&hits, &audience(12)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_has_expired_is_dropped_without_being_asked_for() {
+        let hits = Hits::default();
+        let [soon, later] = ["soon", "later"].map(|text| {
+            let mut token = AccessToken::clone(&token(text, text));
+            token.expires_on = NOW + if text == "soon" { 20 } else { 1_000 };
+            Arc::new(token)
+        });
+        keep(&hits, &request("soon"), &soon);
+        keep(&hits, &request("later"), &later);
+        let began = tokio::time::Instant::now();
+        let now = || NOW + began.elapsed().as_secs();
+        let aged = tokio::time::timeout(std::time::Duration::from_secs(61), hits.age(now)).await;
+        assert!(aged.is_err());
+        assert_eq!((Arc::strong_count(&soon), Arc::strong_count(&later)), (1, 2));
+        assert_eq!(hits.held.load().count, 1);
     }
 
     #[test]

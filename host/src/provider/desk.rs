@@ -160,6 +160,30 @@ impl Matter {
         }
     }
 
+    /// The token that a component gave, unless it is one that nobody may be given, whatever the component thinks.
+    fn checked(&self, token: AccessToken) -> Result<AccessToken, Error> {
+        let rejected = match &self.question {
+            Question::Token(request, _) => request.rejected_token.as_ref(),
+            Question::Forget(_) | Question::Describe => None,
+        };
+        let (cause, message) = if token.token.expose().is_empty() {
+            (Cause::MalformedReply, "The provider component gave an empty token.")
+        } else if token.expires_on <= unix_time() {
+            (
+                Cause::MalformedReply,
+                "The provider component gave a token that has expired.",
+            )
+        } else if rejected.is_some_and(|rejected| rejected.matches(token.token.expose())) {
+            (
+                Cause::TokenRejected,
+                "The provider component gave the rejected token again.",
+            )
+        } else {
+            return Ok(token);
+        };
+        Err(Error::new(cause, message).with_source(&token.source))
+    }
+
     /// The token that the host holds for those who wait.
     fn held(&self, hits: &Hits) -> Option<Arc<AccessToken>> {
         match &self.question {
@@ -290,7 +314,6 @@ impl Desk {
         loop {
             let arrived = {
                 let mut desk = desk.borrow_mut();
-                desk.is_served = true;
                 if let Some(next) = desk.take_waiting() {
                     return next;
                 }
@@ -301,6 +324,7 @@ impl Desk {
     }
 
     fn take_waiting(&mut self) -> Option<(u64, Question)> {
+        self.is_served = true;
         while let Some(number) = self.waiting.pop_front() {
             self.drop_who_left(number);
             let Some(matter) = self.matters.get_mut(&number) else {
@@ -355,7 +379,7 @@ impl Desk {
             return;
         }
         let answer = match answer {
-            Answer::Token(result) => Answered::Token(result.map(Arc::new)),
+            Answer::Token(result) => Answered::Token(result.and_then(|token| matter.checked(token)).map(Arc::new)),
             Answer::Forgotten => Answered::Forgotten,
             Answer::Description(result) => Answered::Description(result),
         };
@@ -498,12 +522,14 @@ impl Desk {
 
     /// Takes back what was asked of an instance that failed. What it was asked is asked again in the next, for those whose
     /// time is not over; a question that was with two instances that failed may be the reason, and is not asked a third time.
+    /// Neither is one that waited for two of which the second, at least, did not even start.
     pub(super) fn instance_failed(&mut self, failure: &str) {
-        self.is_served = false;
+        let has_started = std::mem::take(&mut self.is_served);
         let numbers: Vec<u64> = self.matters.keys().copied().collect();
         numbers.into_iter().for_each(|number| self.answer_held(number));
-        let asked = |(number, matter): (&u64, &Matter)| matter.asked_until.map(|_| *number);
-        let mut running: Vec<u64> = self.matters.iter().filter_map(asked).collect();
+        let concerned =
+            |(number, matter): (&u64, &Matter)| (matter.asked_until.is_some() || !has_started).then_some(*number);
+        let mut running: Vec<u64> = self.matters.iter().filter_map(concerned).collect();
         // In the order in which they were asked.
         running.sort_unstable();
         for number in running {
@@ -530,6 +556,8 @@ impl Desk {
             let message = format!("The provider component failed and is replaced: {failure}. Ask again.");
             self.settle(matter, &Answered::Failed(Error::new(Cause::Internal, message)));
         }
+        let matters = &self.matters;
+        self.waiting.retain(|number| matters.contains_key(number));
     }
 
     /// Ready when nobody waits for an answer: everybody has one, or has left.
@@ -600,7 +628,7 @@ mod tests {
             token: Secret::from("t"),
             token_type: "Bearer".to_owned(),
             audience: "a".to_owned(),
-            expires_on: 2,
+            expires_on: u64::MAX,
             refresh_on: 1,
             client_id: None,
             source: "imds".to_owned(),
@@ -753,6 +781,48 @@ mod tests {
     }
 
     #[test]
+    fn what_waits_for_instances_that_do_not_start_is_given_up_at_the_second() {
+        let mut desk = Desk::default();
+        let mut first = ask(&mut desk, request("a", 5));
+        desk.instance_failed("no memory");
+        let mut second = ask(&mut desk, request("b", 5));
+        let (reply, mut forgotten) = oneshot::channel();
+        desk.accept(Call::new(Ask::Forget(None, reply), None));
+        assert!(first.try_recv().is_err());
+        desk.instance_failed("no memory");
+        assert_eq!(cause(&mut first), Cause::Internal);
+        assert_eq!(forgotten.try_recv().unwrap(), Ok(()));
+        assert!(second.try_recv().is_err());
+        assert_eq!(desk.waiting.len(), 1);
+        let (number, _) = desk.take_waiting().unwrap();
+        desk.answer(number, token());
+        assert!(second.try_recv().unwrap().is_ok() && is_empty(&desk));
+    }
+
+    #[test]
+    fn tokens_that_nobody_may_be_given_are_errors() {
+        let mut desk = Desk::default();
+        let plain = request("a", 5);
+        let rejecting = request("a", 5).with_rejected_token(Secret::from("t"));
+        for (request, text, expires_on, expected) in [
+            (&plain, "", u64::MAX, Cause::MalformedReply),
+            (&plain, "t", 0, Cause::MalformedReply),
+            (&plain, "t", unix_time(), Cause::MalformedReply),
+            (&rejecting, "t", u64::MAX, Cause::TokenRejected),
+        ] {
+            let mut answer = ask(&mut desk, request.clone());
+            let (number, _) = desk.take_waiting().unwrap();
+            let Answer::Token(Ok(mut token)) = token() else {
+                unreachable!()
+            };
+            (token.token, token.expires_on) = (Secret::from(text), expires_on);
+            desk.answer(number, Answer::Token(Ok(token)));
+            assert_eq!(cause(&mut answer), expected, "{text} {expires_on}");
+            assert!(desk.hits.held(&plain, 0).is_none());
+        }
+    }
+
+    #[test]
     fn a_failed_instance_has_forgotten_everything() {
         let mut desk = Desk::default();
         let (reply, mut forgotten) = oneshot::channel();
@@ -766,10 +836,9 @@ mod tests {
     /// A desk without an instance that holds a token for `a`.
     fn holding() -> Desk {
         let hits = Arc::new(Hits::default());
-        let Answer::Token(Ok(mut token)) = token() else {
+        let Answer::Token(Ok(token)) = token() else {
             unreachable!()
         };
-        token.expires_on = u64::MAX;
         hits.keep(&TokenRequest::new("a"), &Arc::new(token), hits.generation(), 0);
         Desk::new(hits)
     }

@@ -19,7 +19,10 @@ static FOLDER: LazyLock<PathBuf> = LazyLock::new(|| {
         ("text", b"not a component"),
         ("module", b"\0asm\x01\0\0\0"),
     ] {
-        fs::write(folder.join(format!("{name}.wasm")), bytes).unwrap();
+        // Each test may be a process of its own, and none may read what another one has half written.
+        let unfinished = folder.join(format!("{name}.{}", std::process::id()));
+        fs::write(&unfinished, bytes).unwrap();
+        fs::rename(&unfinished, folder.join(format!("{name}.wasm"))).unwrap();
     }
     folder
 });

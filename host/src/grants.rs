@@ -2,7 +2,8 @@
 //!
 //! A [`Policy`] holds a [`Grant`] for each [`Caller`]: for which audiences and identities it gets tokens
 //! ([`TokenRule`]), to which hosts its requests are sent with a token that it never sees ([`AuthorizeRule`]), and to which
-//! others they are sent as they are. A [`Gate`] puts a policy before a [`Broker`](crate::Broker), limits how often each
+//! others they are sent as they are. It is made of such values, or read from a document: [`Policy::from_toml`] shows one
+//! with all that it can have. A [`Gate`] puts a policy before a [`Broker`](crate::Broker), limits how often each
 //! caller asks, and tells the [audit trail](crate::audit) of each call.
 
 mod document;

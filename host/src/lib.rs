@@ -49,6 +49,17 @@
 //! Programs without an async runtime use a [`BlockingBroker`]. Who compiles the provider ahead of time ([`precompile`])
 //! starts without a compiler's work; who has a provider of their own, in whatever language, gives it to the
 //! [`BrokerBuilder`].
+//!
+//! For programs that let others ask, plugins first of all:
+//!
+//! | module | what it is for |
+//! |---|---|
+//! | [`grants`] | a policy: who gets which tokens, and to where whose requests are sent |
+//! | [`plugin`] | an engine that runs plugins under it |
+//! | [`linker`] | the same interface for a wasmtime host that has an engine of its own |
+//! | [`authorized_http`] | `wasi:http` for plugins, with tokens that they do not see |
+//! | [`audit`] | an event for each decision |
+//! | [`telemetry`] | metrics and spans |
 
 pub mod audit;
 pub mod authorized_http;

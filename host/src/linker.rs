@@ -5,8 +5,7 @@
 //! `error` of the interface, never a trap.
 //!
 //! ```no_run
-//! use managed_identity_host::grants::{Caller, Gate, Grant, Policy, TokenRule};
-//! use managed_identity_host::grants::{AudiencePattern, IdentityPattern};
+//! use managed_identity_host::grants::{AudiencePattern, Caller, Gate, Grant, Policy, TokenRule};
 //! use managed_identity_host::linker::{self, IdentityCtx, IdentityView};
 //! use managed_identity_host::Broker;
 //! use wasmtime::component::{Component, Linker};
@@ -25,12 +24,9 @@
 //!
 //! #[tokio::main]
 //! async fn main() -> Result<(), Box<dyn std::error::Error>> {
-//!     // One broker and one policy for all plugins.
-//!     let mut grant = Grant::default();
-//!     grant.token.push(TokenRule {
-//!         audiences: vec![AudiencePattern::parse("https://vault.azure.net")?],
-//!         identities: vec![IdentityPattern::Any],
-//!     });
+//!     // One broker and one policy for all plugins. `Policy::from_toml` reads the same from a document.
+//!     let rule = TokenRule::new([AudiencePattern::parse("https://vault.azure.net")?]);
+//!     let grant = Grant::default().with_token(rule);
 //!     let plugin = Caller::new("backup");
 //!     let gate = Gate::new(Broker::from_environment()?, Policy::default().with(plugin.clone(), grant));
 //!
@@ -43,6 +39,7 @@
 //!     let component = Component::from_file(&engine, "backup.wasm")?;
 //!     let identity = IdentityCtx::new(gate.caller(plugin));
 //!     let mut store = Store::new(&engine, State { identity });
+//!     // This one has the world `client` of `cloud:identity`, and so a function `run`.
 //!     let instance = linker.instantiate_async(&mut store, &component).await?;
 //!     let run = instance.get_typed_func::<(), (Result<String, String>,)>(&mut store, "run")?;
 //!     let (result,) = run.call_async(&mut store, ()).await?;
@@ -50,6 +47,10 @@
 //!     Ok(())
 //! }
 //! ```
+//!
+//! [`Linker`] and [`Store`](wasmtime::Store) are those of the `wasmtime` that this library depends on: the host program needs
+//! the same major version. Plugins that are commands, or use other parts of WASI, find those where the host adds them, with
+//! `wasmtime_wasi::p2::add_to_linker_async` for instance; [`authorized_http`](crate::authorized_http) is for `wasi:http`.
 //!
 //! Calls are asynchronous for the host: while a plugin waits, its thread is free. What a plugin does with its own time is the
 //! business of whoever runs it, and so is how much it hands over in one call: set an epoch deadline and

@@ -17,8 +17,12 @@ static FOLDER: LazyLock<PathBuf> = LazyLock::new(|| {
         ("client", EXAMPLE_RUST),
         ("provider", EMBEDDED_0_2),
         ("text", b"not a component"),
+        ("module", b"\0asm\x01\0\0\0"),
     ] {
-        fs::write(folder.join(format!("{name}.wasm")), bytes).unwrap();
+        // Each test may be a process of its own, and none may read what another one has half written.
+        let unfinished = folder.join(format!("{name}.{}", std::process::id()));
+        fs::write(&unfinished, bytes).unwrap();
+        fs::rename(&unfinished, folder.join(format!("{name}.wasm"))).unwrap();
     }
     folder
 });
@@ -157,6 +161,7 @@ fn what_is_no_plugin_is_refused_with_its_reason() {
     for (plugin, said) in [
         ("missing", "missing.wasm cannot be read"),
         ("text", "not a WebAssembly component"),
+        ("module", "wasm-tools component new"),
         ("provider", "exports neither"),
     ] {
         let outcome = run(&emulated, &[], plugin, &[]);
@@ -264,6 +269,11 @@ fn a_policy_in_a_file_says_what_a_plugin_gets_and_the_audit_trail_what_it_got() 
         line.contains("grants nothing to \"client\"") && line.contains("nightly"),
         "{line}"
     );
+
+    let empty = folder.join("run-empty.toml");
+    fs::write(&empty, "").unwrap();
+    let outcome = run(&emulated, &["--grants", empty.to_str().unwrap()], "client", &[]);
+    assert!(failure(&outcome).ends_with("grants nothing to anybody"), "{outcome:?}");
 
     let broken = folder.join("run-broken.toml");
     fs::write(

@@ -36,11 +36,13 @@ const VAULT: &str = "my-vault.vault.azure.net";
     max_term_width = 110,
     after_help = "\
 Examples:
-  plugin-host --emulate                              the shipped plugins, with stand-ins for the platform and a vault
+  plugin-host --emulate
   plugin-host --plugins ./plugins --grants grants.toml
 
-A plugin is a file NAME.wasm, a command for WASI 0.2 or 0.3; NAME.args, if there is one, has an argument on each line. Exit codes: 0
-each plugin succeeded or was refused something, 1 one could not be run, 2 usage."
+A plugin is a file NAME.wasm, a command for WASI 0.2 or 0.3 or a component of the world `client` of cloud:identity. NAME.args, \
+if there is one, has an argument on each line.
+
+Exit codes: 0 each plugin succeeded or was refused something, 1 one could not be run, 2 usage."
 )]
 struct Arguments {
     /// Folder with the plugins; the ones that ship with this program when absent

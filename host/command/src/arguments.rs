@@ -73,7 +73,9 @@ Examples:
   curl -H \"$(managed-identity token --resource https://management.azure.com --output header)\" …
   echo '{\"audience\":\"https://vault.azure.net\"}' | managed-identity token --requests
 
-With `--output json`, a failure is one JSON object on standard error. Exit codes: 0 token, 1 failure, 2 usage.")]
+With `--output json`, a failure is one JSON object on standard error.
+
+Exit codes: 0 token, 1 failure, 2 usage.")]
 pub(crate) struct TokenArguments {
     #[command(flatten)]
     pub(crate) audience: AudienceArguments,
@@ -229,9 +231,9 @@ pub(crate) enum Output {
 Examples:
   managed-identity compile --output provider.cwasm
   managed-identity compile --provider mine.wasm --output mine.cwasm
-  managed-identity token --resource https://vault.azure.net --provider provider.cwasm --trust-compiled-code
+  managed-identity source --provider provider.cwasm --trust-compiled-code
 
-The result is native code for this version of the command and for machines like this one. It runs outside of the
+The result is native code for this version of the command and for machines like this one. It runs outside of the \
 sandbox, so only what you have made yourself should be run: files that other users can write to are refused.
 
 Exit codes: 0 compiled, 1 failure, 2 usage.")]
@@ -311,9 +313,9 @@ Examples:
   managed-identity emulate --listen 127.0.0.1:0 --output json
   managed-identity emulate --source workload-identity --federated-token-file token --ca-file ca.pem
 
-Prints the environment variables that lead clients here, then serves until interrupted. The tokens are signed with a
-key made at start; OpenID Connect discovery and the key set are served too. The endpoints below /control take delays
-and faults. Without --source, the variables are those of App Service and IMDS, and those of the other sources follow in
+Prints the environment variables that lead clients here, then serves until interrupted. The tokens are signed with a \
+key made at start; OpenID Connect discovery and the key set are served too. The endpoints below /control take delays \
+and faults. Without --source, the variables are those of App Service and IMDS, and those of the other sources follow in \
 comments (in JSON: in `environments`).")]
 pub(crate) struct EmulateArguments {
     /// Loopback address to listen on; port 0 takes a free one
@@ -369,12 +371,18 @@ Examples:
   managed-identity run --authorize '*.vault.azure.net=https://vault.azure.net' backup.wasm
   managed-identity run --grants grants.toml --caller nightly --timeout 10m backup.wasm
 
-The component is a command (wasi:cli/run), or exports the world `client` of cloud:identity. It is granted nothing unless
-said so here: no token, no HTTP, no environment variable, no file; sockets it never has. Its standard streams are ours.
+The component is a command (wasi:cli/run), or exports the world `client` of cloud:identity. It is granted nothing unless \
+said so here: no token, no HTTP, no environment variable; files and sockets it never has. Its standard streams are ours.
+
+Options may also follow the component. From its first argument on, all is its own, also what begins with `-`; where that is \
+the name of an option of ours, write `--` before it.
+
+What is refused is told with the section of a file of grants that would permit it. Without such a file, --allow, --authorize \
+and --allow-http do the same.
 
 Exit codes: the component's own; 1 it failed or cannot be run, 2 usage.")]
 pub(crate) struct RunArguments {
-    /// Component to run
+    /// Component to run; a core module is none
     #[arg(value_name = "PLUGIN.wasm")]
     pub(crate) plugin: PathBuf,
 
@@ -382,7 +390,7 @@ pub(crate) struct RunArguments {
     #[arg(value_name = "ARGS", trailing_var_arg = true, allow_hyphen_values = true)]
     pub(crate) arguments: Vec<String>,
 
-    /// What each caller is granted
+    /// What each caller is granted; instead of --allow, --authorize and --allow-http
     #[arg(long, value_name = "FILE.toml", conflicts_with_all = ["audiences", "authorize", "http"])]
     pub(crate) grants: Option<PathBuf>,
 
@@ -509,10 +517,12 @@ fn authorized(text: &str) -> Result<(HostPattern, String), String> {
     let (pattern, audience) = text
         .split_once('=')
         .filter(|(_, audience)| !audience.is_empty())
-        .ok_or("it is a host, `=`, and the audience of the token")?;
+        .ok_or(
+            "write a host, `=` and the audience of the token, such as `*.vault.azure.net=https://vault.azure.net`",
+        )?;
     let pattern = host(pattern)?;
     if pattern.scheme() != Scheme::Https {
-        return Err("a token is sent over https alone".to_owned());
+        return Err("a token is sent over https alone; leave `http://` out".to_owned());
     }
     Ok((pattern, audience.to_owned()))
 }
@@ -521,7 +531,7 @@ fn variable(text: &str) -> Result<(String, String), String> {
     let (name, value) = text
         .split_once('=')
         .filter(|(name, _)| !name.is_empty())
-        .ok_or("it is a name, `=`, and a value")?;
+        .ok_or("write a name, `=` and a value, such as `LANG=C`")?;
     Ok((name.to_owned(), value.to_owned()))
 }
 

@@ -85,6 +85,9 @@ fn policy(arguments: &RunArguments, caller: &Caller) -> anyhow::Result<Policy> {
         let policy = policy_of(file)?;
         if policy.grant(caller).is_none() {
             let known: Vec<&str> = policy.callers().map(Caller::name).collect();
+            if known.is_empty() {
+                bail!("{} grants nothing to anybody", file.display());
+            }
             bail!(
                 "{} grants nothing to {:?}; it has {}. Say which of them the plugin is with --caller",
                 file.display(),

@@ -112,6 +112,10 @@ struct Names {
 impl Names {
     fn of(bytes: &[u8]) -> Result<Self, PluginError> {
         let refuse = |message: String| PluginError::NotAComponent(wasmtime::Error::msg(message));
+        if Parser::is_core_wasm(bytes) {
+            let advice = "it is a core module; make a component of it with `wasm-tools component new`";
+            return Err(refuse(advice.to_owned()));
+        }
         if !Parser::is_component(bytes) {
             return Err(refuse("it does not begin as a component does".to_owned()));
         }

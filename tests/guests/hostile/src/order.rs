@@ -159,8 +159,8 @@ macro_rules! exports {
 }
 pub(crate) use exports;
 
-/// Defines what differs between the two versions of WASI in the names of types alone: `method`, `scheme`, `outcome`,
-/// `family` and `socket_address`, over types that are in scope.
+/// Defines what differs between the two versions of WASI in the names of types alone: `method`, `scheme` and `outcome`, over
+/// types that are in scope.
 macro_rules! conversions {
     () => {
         fn method(text: &str) -> Method {
@@ -190,29 +190,6 @@ macro_rules! conversions {
             match code {
                 ErrorCode::HttpRequestDenied => Outcome::Denied,
                 other => Outcome::Report(format!("failed: {other:?}")),
-            }
-        }
-
-        fn family(address: SocketAddr) -> IpAddressFamily {
-            if address.is_ipv4() {
-                IpAddressFamily::Ipv4
-            } else {
-                IpAddressFamily::Ipv6
-            }
-        }
-
-        fn socket_address(address: SocketAddr) -> IpSocketAddress {
-            match address {
-                SocketAddr::V4(address) => IpSocketAddress::Ipv4(Ipv4SocketAddress {
-                    port: address.port(),
-                    address: address.ip().octets().into(),
-                }),
-                SocketAddr::V6(address) => IpSocketAddress::Ipv6(Ipv6SocketAddress {
-                    port: address.port(),
-                    flow_info: 0,
-                    address: address.ip().segments().into(),
-                    scope_id: 0,
-                }),
             }
         }
     };

@@ -1,15 +1,15 @@
 //! The misuse of WASI 0.2.
 
 use crate::order::{Order, Outcome, PAUSE, PAUSE_EVERY, Tried, conversions, exports, huge, names, refused, work};
-use std::net::SocketAddr;
 use wasip2::cli::{environment, exit, stdin, terminal_stderr, terminal_stdin, terminal_stdout};
 use wasip2::clocks::monotonic_clock;
 use wasip2::filesystem::preopens;
 use wasip2::http::outgoing_handler;
 use wasip2::http::types::{ErrorCode, Fields, FutureIncomingResponse, Method, OutgoingBody, OutgoingRequest, Scheme};
 use wasip2::random::random;
-use wasip2::sockets::network::{IpAddressFamily, IpSocketAddress, Ipv4SocketAddress, Ipv6SocketAddress};
-use wasip2::sockets::{instance_network, ip_name_lookup, tcp_create_socket, udp_create_socket};
+
+#[path = "../../sockets/wasi_0_2.rs"]
+mod sockets;
 
 #[expect(unsafe_code, reason = "generated code, which speaks the canonical ABI")]
 mod bindings {
@@ -45,10 +45,18 @@ fn obey(order: &Order) -> Outcome {
     let tried = match order.verb {
         "send" => send(order),
         "flood" => flood(order),
-        "tcp" => connect(order.address(0)),
-        "listen" => listen(order.address(0)),
-        "udp" => datagram(order.address(0)),
-        "resolve" => resolve(order.word(0)),
+        "tcp" => sockets::connect(order.address(0))
+            .map(str::to_owned)
+            .map_err(Outcome::Report),
+        "listen" => sockets::listen(order.address(0))
+            .map(str::to_owned)
+            .map_err(Outcome::Report),
+        "udp" => sockets::datagram(order.address(0))
+            .map(str::to_owned)
+            .map_err(Outcome::Report),
+        "resolve" => sockets::resolve(order.word(0))
+            .map(str::to_owned)
+            .map_err(Outcome::Report),
         "random" => Ok(random::get_random_bytes(order.number(0) as u64).len().to_string()),
         "spin-calling" => loop {
             drop(environment::get_environment());
@@ -128,54 +136,6 @@ fn flood(order: &Order) -> Tried {
         answered += usize::from(matches!(pending.get(), Some(Ok(Ok(_)))));
     }
     Ok(format!("answered {answered}"))
-}
-
-fn connect(address: SocketAddr) -> Tried {
-    let socket = tcp_create_socket::create_tcp_socket(family(address)).map_err(refused("socket"))?;
-    socket
-        .start_connect(&instance_network::instance_network(), socket_address(address))
-        .map_err(refused("connect"))?;
-    socket.subscribe().block();
-    socket.finish_connect().map_err(refused("connect"))?;
-    Ok("connected".to_owned())
-}
-
-fn listen(address: SocketAddr) -> Tried {
-    let socket = tcp_create_socket::create_tcp_socket(family(address)).map_err(refused("socket"))?;
-    socket
-        .start_bind(&instance_network::instance_network(), socket_address(address))
-        .map_err(refused("bind"))?;
-    socket.finish_bind().map_err(refused("bind"))?;
-    socket.start_listen().map_err(refused("listen"))?;
-    Ok("listening".to_owned())
-}
-
-fn datagram(address: SocketAddr) -> Tried {
-    let socket = udp_create_socket::create_udp_socket(family(address)).map_err(refused("socket"))?;
-    let any = SocketAddr::new(
-        if address.is_ipv4() {
-            [0; 4].into()
-        } else {
-            [0_u16; 8].into()
-        },
-        0,
-    );
-    socket
-        .start_bind(&instance_network::instance_network(), socket_address(any))
-        .map_err(refused("bind"))?;
-    socket.finish_bind().map_err(refused("bind"))?;
-    socket
-        .stream(Some(socket_address(address)))
-        .map_err(refused("stream"))?;
-    Ok("bound".to_owned())
-}
-
-fn resolve(name: &str) -> Tried {
-    let addresses =
-        ip_name_lookup::resolve_addresses(&instance_network::instance_network(), name).map_err(refused("resolve"))?;
-    addresses.subscribe().block();
-    addresses.resolve_next_address().map_err(refused("resolve"))?;
-    Ok("resolved".to_owned())
 }
 
 /// What the host has given, by name; empty if nothing.

@@ -2,7 +2,6 @@
 
 use crate::order::{Order, Outcome, PAUSE, PAUSE_EVERY, Tried, conversions, exports, huge, names, refused, spin, work};
 use std::future::{Future, pending};
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 use wasip3::cli::{environment, exit, stdin, terminal_stderr, terminal_stdin, terminal_stdout};
@@ -11,11 +10,10 @@ use wasip3::filesystem::preopens;
 use wasip3::http::client;
 use wasip3::http::types::{ErrorCode, Fields, Method, Request, Scheme};
 use wasip3::random::random;
-use wasip3::sockets::ip_name_lookup;
-use wasip3::sockets::types::{
-    IpAddressFamily, IpSocketAddress, Ipv4SocketAddress, Ipv6SocketAddress, TcpSocket, UdpSocket,
-};
 use wasip3::wit_future;
+
+#[path = "../../sockets/wasi_0_3.rs"]
+mod sockets;
 
 #[expect(unsafe_code, reason = "generated code, which speaks the canonical ABI")]
 mod bindings {
@@ -51,10 +49,21 @@ async fn obey(order: &Order<'_>) -> Outcome {
     let tried = match order.verb {
         "send" => send(order, 0).await,
         "flood" => flood(order).await,
-        "tcp" => connect(order.address(0)).await,
-        "listen" => listen(order.address(0)),
-        "udp" => datagram(order.address(0)).await,
-        "resolve" => resolve(order.word(0)).await,
+        "tcp" => sockets::connect(order.address(0))
+            .await
+            .map(str::to_owned)
+            .map_err(Outcome::Report),
+        "listen" => sockets::listen(order.address(0))
+            .map(str::to_owned)
+            .map_err(Outcome::Report),
+        "udp" => sockets::datagram(order.address(0))
+            .await
+            .map(str::to_owned)
+            .map_err(Outcome::Report),
+        "resolve" => sockets::resolve(order.word(0))
+            .await
+            .map(str::to_owned)
+            .map_err(Outcome::Report),
         "random" => Ok(random::get_random_bytes(order.number(0) as u64).len().to_string()),
         "spin-calling" => loop {
             drop(environment::get_environment());
@@ -136,38 +145,6 @@ async fn flood(order: &Order<'_>) -> Tried {
         answered += usize::from(send.await.is_ok());
     }
     Ok(format!("answered {answered}"))
-}
-
-async fn connect(address: SocketAddr) -> Tried {
-    let socket = TcpSocket::create(family(address)).map_err(refused("socket"))?;
-    socket
-        .connect(socket_address(address))
-        .await
-        .map_err(refused("connect"))?;
-    Ok("connected".to_owned())
-}
-
-fn listen(address: SocketAddr) -> Tried {
-    let socket = TcpSocket::create(family(address)).map_err(refused("socket"))?;
-    socket.bind(socket_address(address)).map_err(refused("bind"))?;
-    socket.listen().map_err(refused("listen"))?;
-    Ok("listening".to_owned())
-}
-
-async fn datagram(address: SocketAddr) -> Tried {
-    let socket = UdpSocket::create(family(address)).map_err(refused("socket"))?;
-    socket
-        .send(b"x".to_vec(), Some(socket_address(address)))
-        .await
-        .map_err(refused("send"))?;
-    Ok("sent".to_owned())
-}
-
-async fn resolve(name: &str) -> Tried {
-    ip_name_lookup::resolve_addresses(name.to_owned())
-        .await
-        .map_err(refused("resolve"))?;
-    Ok("resolved".to_owned())
 }
 
 async fn input() -> String {

@@ -1,15 +1,15 @@
 //! WASI 0.2.
 
 use crate::order::{CHALLENGE, Order, Tried, huge, identity, names, refused};
-use std::net::SocketAddr;
 use wasip2::cli::{environment, exit, stdin, stdout};
 use wasip2::clocks::monotonic_clock;
 use wasip2::filesystem::preopens;
 use wasip2::filesystem::types::{DescriptorFlags, OpenFlags, PathFlags};
 use wasip2::http::outgoing_handler;
 use wasip2::http::types::{Fields, OutgoingBody, OutgoingRequest, Scheme};
-use wasip2::sockets::network::{IpAddressFamily, IpSocketAddress, Ipv4SocketAddress, Ipv6SocketAddress};
-use wasip2::sockets::{instance_network, ip_name_lookup, tcp_create_socket, udp_create_socket};
+
+#[path = "../../sockets/wasi_0_2.rs"]
+mod sockets;
 
 mod bindings {
     wit_bindgen::generate!({
@@ -78,10 +78,10 @@ fn obey(order: &Order) -> Tried {
         "decode" => token_claims::decode(&order.text(0))
             .map_err(failed)
             .map(|claims| format!("ok {}", claims.json)),
-        "tcp" => connect(order.address(0)),
-        "listen" => listen(order.address(0)),
-        "udp" => datagram(order.address(0)),
-        "resolve" => resolve(&order.text(0)),
+        "tcp" => sockets::connect(order.address(0)).map(|done| format!("ok {done}")),
+        "listen" => sockets::listen(order.address(0)).map(|done| format!("ok {done}")),
+        "udp" => sockets::datagram(order.address(0)).map(|done| format!("ok {done}")),
+        "resolve" => sockets::resolve(&order.text(0)).map(|done| format!("ok {done}")),
         "send" => send(order),
         "environment" => names(
             environment::get_environment()
@@ -196,77 +196,6 @@ fn write(name: &str, size: u32) -> Tried {
         stream.blocking_flush().map_err(refused("flush"))?;
     }
     Ok(format!("ok {written}"))
-}
-
-fn connect(address: SocketAddr) -> Tried {
-    let socket = tcp_create_socket::create_tcp_socket(family(address)).map_err(refused("socket"))?;
-    socket
-        .start_connect(&instance_network::instance_network(), socket_address(address))
-        .map_err(refused("connect"))?;
-    socket.subscribe().block();
-    socket.finish_connect().map_err(refused("connect"))?;
-    Ok("ok connected".to_owned())
-}
-
-fn listen(address: SocketAddr) -> Tried {
-    let socket = tcp_create_socket::create_tcp_socket(family(address)).map_err(refused("socket"))?;
-    socket
-        .start_bind(&instance_network::instance_network(), socket_address(address))
-        .map_err(refused("bind"))?;
-    socket.finish_bind().map_err(refused("bind"))?;
-    socket.start_listen().map_err(refused("listen"))?;
-    Ok("ok listening".to_owned())
-}
-
-fn datagram(address: SocketAddr) -> Tried {
-    let socket = udp_create_socket::create_udp_socket(family(address)).map_err(refused("socket"))?;
-    let any = SocketAddr::new(
-        if address.is_ipv4() {
-            [0; 4].into()
-        } else {
-            [0_u16; 8].into()
-        },
-        0,
-    );
-    socket
-        .start_bind(&instance_network::instance_network(), socket_address(any))
-        .map_err(refused("bind"))?;
-    socket.finish_bind().map_err(refused("bind"))?;
-    socket
-        .stream(Some(socket_address(address)))
-        .map_err(refused("stream"))?;
-    Ok("ok bound".to_owned())
-}
-
-fn resolve(name: &str) -> Tried {
-    let addresses =
-        ip_name_lookup::resolve_addresses(&instance_network::instance_network(), name).map_err(refused("resolve"))?;
-    addresses.subscribe().block();
-    addresses.resolve_next_address().map_err(refused("resolve"))?;
-    Ok("ok resolved".to_owned())
-}
-
-fn family(address: SocketAddr) -> IpAddressFamily {
-    if address.is_ipv4() {
-        IpAddressFamily::Ipv4
-    } else {
-        IpAddressFamily::Ipv6
-    }
-}
-
-fn socket_address(address: SocketAddr) -> IpSocketAddress {
-    match address {
-        SocketAddr::V4(address) => IpSocketAddress::Ipv4(Ipv4SocketAddress {
-            port: address.port(),
-            address: address.ip().octets().into(),
-        }),
-        SocketAddr::V6(address) => IpSocketAddress::Ipv6(Ipv6SocketAddress {
-            port: address.port(),
-            flow_info: 0,
-            address: address.ip().segments().into(),
-            scope_id: 0,
-        }),
-    }
 }
 
 fn hand_over(place: &str, size: u32) -> Tried {

@@ -1,7 +1,6 @@
 //! WASI 0.3.
 
 use crate::order::{CHALLENGE, Order, Tried, huge, identity, names, refused};
-use std::net::SocketAddr;
 use std::task::{Context, Poll, Waker};
 use wasip3::cli::{environment, exit, stdin, stdout};
 use wasip3::clocks::monotonic_clock;
@@ -9,14 +8,13 @@ use wasip3::filesystem::preopens;
 use wasip3::filesystem::types::{DescriptorFlags, OpenFlags, PathFlags};
 use wasip3::http::client;
 use wasip3::http::types::{Fields, Request, Scheme};
-use wasip3::sockets::ip_name_lookup;
-use wasip3::sockets::types::{
-    IpAddressFamily, IpSocketAddress, Ipv4SocketAddress, Ipv6SocketAddress, TcpSocket, UdpSocket,
-};
 use wasip3::{wit_future, wit_stream};
 
 /// How many tokens a flood asks for at a time.
 const AT_A_TIME: u32 = 64;
+
+#[path = "../../sockets/wasi_0_3.rs"]
+mod sockets;
 
 mod bindings {
     wit_bindgen::generate!({
@@ -96,10 +94,14 @@ async fn obey(order: &Order) -> Tried {
         "decode" => token_claims::decode(&order.text(0))
             .map_err(failed)
             .map(|claims| format!("ok {}", claims.json)),
-        "tcp" => connect(order.address(0)).await,
-        "listen" => listen(order.address(0)),
-        "udp" => datagram(order.address(0)).await,
-        "resolve" => resolve(order.text(0)).await,
+        "tcp" => sockets::connect(order.address(0))
+            .await
+            .map(|done| format!("ok {done}")),
+        "listen" => sockets::listen(order.address(0)).map(|done| format!("ok {done}")),
+        "udp" => sockets::datagram(order.address(0))
+            .await
+            .map(|done| format!("ok {done}")),
+        "resolve" => sockets::resolve(&order.text(0)).await.map(|done| format!("ok {done}")),
         "send" => send(order).await,
         "environment" => names(
             environment::get_environment()
@@ -241,61 +243,6 @@ async fn write(name: String, size: u32) -> Tried {
     drop(writer);
     written.await.map_err(refused("write"))?;
     Ok(format!("ok {}", size as usize - rest.len()))
-}
-
-async fn connect(address: SocketAddr) -> Tried {
-    let socket = TcpSocket::create(family(address)).map_err(refused("socket"))?;
-    socket
-        .connect(socket_address(address))
-        .await
-        .map_err(refused("connect"))?;
-    Ok("ok connected".to_owned())
-}
-
-fn listen(address: SocketAddr) -> Tried {
-    let socket = TcpSocket::create(family(address)).map_err(refused("socket"))?;
-    socket.bind(socket_address(address)).map_err(refused("bind"))?;
-    socket.listen().map_err(refused("listen"))?;
-    Ok("ok listening".to_owned())
-}
-
-async fn datagram(address: SocketAddr) -> Tried {
-    let socket = UdpSocket::create(family(address)).map_err(refused("socket"))?;
-    socket
-        .send(b"x".to_vec(), Some(socket_address(address)))
-        .await
-        .map_err(refused("send"))?;
-    Ok("ok sent".to_owned())
-}
-
-async fn resolve(name: String) -> Tried {
-    ip_name_lookup::resolve_addresses(name)
-        .await
-        .map_err(refused("resolve"))?;
-    Ok("ok resolved".to_owned())
-}
-
-fn family(address: SocketAddr) -> IpAddressFamily {
-    if address.is_ipv4() {
-        IpAddressFamily::Ipv4
-    } else {
-        IpAddressFamily::Ipv6
-    }
-}
-
-fn socket_address(address: SocketAddr) -> IpSocketAddress {
-    match address {
-        SocketAddr::V4(address) => IpSocketAddress::Ipv4(Ipv4SocketAddress {
-            port: address.port(),
-            address: address.ip().octets().into(),
-        }),
-        SocketAddr::V6(address) => IpSocketAddress::Ipv6(Ipv6SocketAddress {
-            port: address.port(),
-            flow_info: 0,
-            address: address.ip().segments().into(),
-            scope_id: 0,
-        }),
-    }
 }
 
 async fn hand_over(place: &str, size: u32) -> Tried {

@@ -37,6 +37,7 @@ pub(crate) enum Command {
     Emulate(EmulateArguments),
     Demo(DemoArguments),
     Run(RunArguments),
+    Serve(ServeArguments),
     Conformance(ConformanceArguments),
 }
 
@@ -48,7 +49,7 @@ impl Command {
             Self::Inspect(arguments) => arguments.output == Output::Json,
             Self::Compile(arguments) => arguments.json,
             Self::Emulate(arguments) => arguments.output == Output::Json,
-            Self::Demo(_) | Self::Run(_) => false,
+            Self::Demo(_) | Self::Run(_) | Self::Serve(_) => false,
             Self::Conformance(arguments) => arguments.output == Output::Json,
         }
     }
@@ -59,6 +60,7 @@ impl Command {
     pub(crate) fn audit(&self) -> Option<&Path> {
         match self {
             Self::Run(arguments) => arguments.audit.as_deref(),
+            Self::Serve(arguments) => arguments.audit.as_deref(),
             _ => None,
         }
     }
@@ -425,6 +427,53 @@ pub(crate) struct RunArguments {
     /// How much memory it may have, in bytes or as in `512M`
     #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = size)]
     pub(crate) memory: usize,
+
+    #[command(flatten)]
+    pub(crate) provider: ProviderArguments,
+}
+
+/// Serve tokens to programs on this machine, by the protocols that Azure SDKs speak
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  managed-identity serve --config broker.toml
+  managed-identity serve --app-service 127.0.0.1:4141 --header-secret-file secret --allow https://vault.azure.net
+
+Prints one JSON line for each listener when it listens.
+
+Exit codes: 0 ended as asked, 1 failure, 2 usage.")]
+pub(crate) struct ServeArguments {
+    /// What to do, in a document; instead of the flags below
+    #[arg(long, value_name = "FILE.toml", conflicts_with_all = ["app_service", "imds", "ext_authz", "metrics", "header_secret_file", "audiences"])]
+    pub(crate) config: Option<PathBuf>,
+
+    /// Loopback address for the protocol of App Service; port 0 takes a free one
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) app_service: Option<SocketAddr>,
+
+    /// Loopback address for the protocol of the Instance Metadata Service
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) imds: Option<SocketAddr>,
+
+    /// Loopback address for Envoy's external authorization
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) ext_authz: Option<SocketAddr>,
+
+    /// Loopback address for metrics and health
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) metrics: Option<SocketAddr>,
+
+    /// File with the secret that callers send as X-IDENTITY-HEADER, or its hash
+    #[arg(long, value_name = "FILE")]
+    pub(crate) header_secret_file: Option<PathBuf>,
+
+    /// Give tokens for this audience, as the platform's default identity; may be given more than once
+    #[arg(long = "allow", value_name = "AUDIENCE", value_parser = audience)]
+    pub(crate) audiences: Vec<AudiencePattern>,
+
+    /// Write who asks for what, and what is decided, to this file as JSON lines; `-` for standard error
+    #[arg(long, value_name = "FILE")]
+    pub(crate) audit: Option<PathBuf>,
 
     #[command(flatten)]
     pub(crate) provider: ProviderArguments,

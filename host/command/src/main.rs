@@ -12,6 +12,7 @@ mod inspect;
 mod report;
 mod requests;
 mod run;
+mod serve;
 mod source;
 mod telemetry;
 mod token;
@@ -22,7 +23,11 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+    let mut runtime = match &arguments.command {
+        Command::Serve(_) => tokio::runtime::Builder::new_multi_thread(),
+        _ => tokio::runtime::Builder::new_current_thread(),
+    };
+    let runtime = match runtime.enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return report::failure(arguments.command.output_is_json(), &error.into()),
     };
@@ -40,6 +45,7 @@ fn main() -> ExitCode {
             Command::Emulate(arguments) => emulate::run(arguments).await,
             Command::Demo(arguments) => demo::run(arguments).await,
             Command::Run(arguments) => run::run(arguments).await,
+            Command::Serve(arguments) => serve::run(arguments).await,
             Command::Conformance(arguments) => conformance::run(arguments).await,
         }
     });

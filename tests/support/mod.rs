@@ -4,4 +4,5 @@
 pub(crate) mod brokers;
 pub(crate) mod emulated;
 pub(crate) mod program;
+pub(crate) mod served;
 pub(crate) mod server;

@@ -14,7 +14,10 @@ mod protocol;
 mod readiness;
 pub mod secret;
 mod server;
+mod tls;
 
 pub use config::{Config, ConfigError, Protocol};
+pub use listener::ListenError;
 pub use secret::{HeaderSecret, SecretHash};
 pub use server::{Control, Listening, ServeError, Server};
+pub use tls::CertificateError;

@@ -1,19 +1,27 @@
 //! A server: its listeners, and what they share.
 
+mod accept;
+#[cfg(unix)]
+mod descriptors;
+
 use crate::callers::Callers;
 use crate::config::{Address, Config, ConfigError, Protocol};
-use crate::connection;
-use crate::listener::Listener;
+use crate::connection::Connections;
+#[cfg(unix)]
+use crate::listener::Inherited;
+use crate::listener::{ListenError, Listener};
 use crate::protocol::{Service, Shared};
 use crate::readiness::Readiness;
+use crate::tls::{Certificate, CertificateError, server_config};
+use accept::Accepting;
 use arc_swap::ArcSwap;
 use managed_identity_host::Broker;
 use managed_identity_host::grants::Gate;
 use metrics_exporter_prometheus::PrometheusHandle;
-use std::io;
-use std::pin::pin;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout_at};
 
 /// Why a server cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -28,7 +36,15 @@ pub enum ServeError {
         /// The listener's name.
         name: String,
         /// Why not.
-        error: io::Error,
+        error: ListenError,
+    },
+    /// The certificate of a listener cannot be shown.
+    #[error("the listener {name} cannot speak TLS: {error}")]
+    Certificate {
+        /// The listener's name.
+        name: String,
+        /// Why not.
+        error: CertificateError,
     },
 }
 
@@ -48,7 +64,7 @@ pub struct Listening {
 
 /// A server that has its sockets and does not accept anybody yet.
 pub struct Server {
-    listeners: Vec<(Listener, Arc<Service>)>,
+    listeners: Vec<(String, Accepting)>,
     listening: Vec<Listening>,
     control: Control,
 }
@@ -58,15 +74,21 @@ pub struct Server {
 pub struct Control {
     gate: Gate,
     shared: Arc<Shared>,
+    connections: Arc<Connections>,
+    /// By the name of the listener.
+    certificates: Arc<BTreeMap<String, Certificate>>,
 }
 
 impl Server {
-    /// Listens, without accepting anybody. To be called in a tokio runtime.
+    /// Listens, without accepting anybody. To be called in a tokio runtime, once in a process when sockets of systemd are
+    /// taken. Lets the process have as many files open as it may.
     ///
     /// # Errors
-    /// When the configuration cannot be used, or a listener cannot listen.
+    /// When the configuration cannot be used, a certificate cannot be shown, or a listener cannot listen.
     pub fn bind(config: &Config, broker: Broker, metrics: Option<PrometheusHandle>) -> Result<Self, ServeError> {
         config.check()?;
+        let certificates = certificates(config)?;
+        let sockets = sockets(config)?;
         let gate = Gate::new(broker, config.policy.clone());
         let shared = Arc::new(Shared {
             callers: ArcSwap::from_pointee(Callers::new(config, &gate)),
@@ -76,22 +98,16 @@ impl Server {
         });
         let mut listeners = Vec::new();
         let mut listening = Vec::new();
-        for (name, listener) in &config.listeners {
-            let failed = |error| ServeError::Listen {
-                name: name.clone(),
-                error,
-            };
-            let socket = Listener::bind(&listener.address).map_err(failed)?;
-            let address = match &listener.address {
-                Address::Unix(path, _) => format!("unix:{}", path.display()),
-                _ => socket.local_address().map_err(failed)?.to_string(),
-            };
+        for ((name, listener), socket) in config.listeners.iter().zip(sockets) {
+            let address = socket.address();
             for protocol in &listener.protocols {
                 listening.push(Listening {
                     protocol: *protocol,
                     listener: name.clone(),
                     address: address.clone(),
-                    url: None,
+                    url: socket
+                        .tcp_address()
+                        .map(|address| url(*protocol, listener.tls.is_some(), &address.to_string())),
                 });
             }
             let service = Service {
@@ -102,9 +118,23 @@ impl Server {
                 hosts: listener.hosts.clone(),
                 is_tls: listener.tls.is_some(),
             };
-            listeners.push((socket, Arc::new(service)));
+            let accepting = Accepting {
+                listener: socket,
+                service: Arc::new(service),
+                certificate: certificates.get(name).cloned(),
+            };
+            listeners.push((name.clone(), accepting));
         }
-        let control = Control { gate, shared };
+        #[cfg(unix)]
+        let most = descriptors::connections(config.limits.connections);
+        #[cfg(not(unix))]
+        let most = config.limits.connections;
+        let control = Control {
+            gate,
+            shared,
+            connections: Arc::new(Connections::new(most)),
+            certificates: Arc::new(certificates),
+        };
         Ok(Self {
             listeners,
             listening,
@@ -124,21 +154,92 @@ impl Server {
         self.control.clone()
     }
 
-    /// Serves until `end`, and then ends: accepts nobody more, and lets requests that are under way end.
+    /// Serves until `end`, and then ends: accepts nobody more, closes connections that are idle, and lets requests that are
+    /// under way end, for as long as the limits say.
     pub async fn run(self, end: impl Future<Output = ()>) {
+        let Self { listeners, control, .. } = self;
         let mut accepting = JoinSet::new();
-        for (listener, service) in self.listeners {
-            accepting.spawn(async move {
-                while let Ok(stream) = listener.accept().await {
-                    tokio::spawn(connection::serve(stream, None, Arc::clone(&service)));
-                }
-            });
+        for (name, listener) in listeners {
+            accepting.spawn(listener.run(name, Arc::clone(&control.connections)));
         }
-        let mut end = pin!(end);
-        end.as_mut().await;
+        end.await;
+        let until = Instant::now().checked_add(control.shared.limits.drain_timeout);
+        let until = until.unwrap_or_else(|| Instant::now() + std::time::Duration::from_secs(365 * 24 * 60 * 60));
+        control.drain();
+        // First of all, so that a successor can listen.
         accepting.shutdown().await;
-        self.control.gate.broker().shutdown().await;
+        if timeout_at(until, control.connections.drained()).await.is_err() {
+            let connections = control.connections.end_all();
+            tracing::warn!(
+                connections,
+                "requests that are still under way are given up: the time to end is over"
+            );
+        }
+        // Calls of the platform that nobody waits for any more may take longer, and end with the process.
+        if timeout_at(until, control.gate.broker().shutdown()).await.is_err() {
+            tracing::warn!("the identity source has not ended in time");
+        }
     }
+}
+
+/// The certificates of those listeners that speak TLS.
+fn certificates(config: &Config) -> Result<BTreeMap<String, Certificate>, ServeError> {
+    let mut certificates = BTreeMap::new();
+    for (name, listener) in &config.listeners {
+        if let Some(files) = &listener.tls {
+            let certificate = Certificate::read(files).map_err(|error| ServeError::Certificate {
+                name: name.clone(),
+                error,
+            })?;
+            certificates.insert(name.clone(), certificate);
+        }
+    }
+    Ok(certificates)
+}
+
+/// The sockets of the listeners, in their order.
+fn sockets(config: &Config) -> Result<Vec<Listener>, ServeError> {
+    #[cfg(unix)]
+    let mut inherited = {
+        let addresses = config.listeners.values().map(|listener| &listener.address);
+        Inherited::of_process(
+            addresses
+                .into_iter()
+                .any(|address| matches!(address, Address::Systemd(_))),
+        )
+    };
+    let mut sockets = Vec::new();
+    // What systemd listens on is known only now.
+    let mut known = config.clone();
+    for (name, listener) in &mut known.listeners {
+        #[cfg(unix)]
+        let socket = Listener::bind(&listener.address, &mut inherited);
+        #[cfg(not(unix))]
+        let socket = Listener::bind(&listener.address);
+        let socket = socket.map_err(|error| ServeError::Listen {
+            name: name.clone(),
+            error,
+        })?;
+        if let (Address::Systemd(_), Some(address)) = (&listener.address, socket.tcp_address()) {
+            listener.address = Address::Tcp(address);
+        }
+        sockets.push(socket);
+    }
+    known.check()?;
+    Ok(sockets)
+}
+
+/// What clients are given.
+fn url(protocol: Protocol, is_tls: bool, address: &str) -> String {
+    let scheme = if is_tls { "https" } else { "http" };
+    let path = match protocol {
+        Protocol::AppService => "/msi/token",
+        // AZURE_POD_IDENTITY_AUTHORITY_HOST, and the cluster of Envoy, have no path.
+        Protocol::Imds | Protocol::EnvoyExtAuthz => "",
+        Protocol::Metrics => "/metrics",
+        Protocol::Health => "/readyz",
+    };
+    format!("{scheme}://{address}{path}")
 }
 
 impl Control {
@@ -149,8 +250,28 @@ impl Control {
     /// When it cannot be used; all is as it was then.
     pub fn reload(&self, config: &Config) -> Result<(), ServeError> {
         config.check()?;
+        let mut renewed = Vec::new();
+        for (name, certificate) in &*self.certificates {
+            if let Some(files) = config.listeners.get(name).and_then(|listener| listener.tls.as_ref()) {
+                let shown = server_config(files).map_err(|error| ServeError::Certificate {
+                    name: name.clone(),
+                    error,
+                })?;
+                renewed.push((certificate, shown));
+            }
+        }
+        for (certificate, shown) in renewed {
+            certificate.replace(shown);
+        }
         self.gate.replace(config.policy.clone());
         self.shared.callers.store(Arc::new(Callers::new(config, &self.gate)));
         Ok(())
+    }
+
+    /// Says that the server is about to end: it is no longer ready, and each reply asks its client to connect elsewhere next
+    /// time. It goes on accepting. [`Server::run`] does this itself when it ends.
+    pub fn drain(&self) {
+        self.shared.readiness.set_not_ready("the server is ending");
+        self.connections.drain();
     }
 }

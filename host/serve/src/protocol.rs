@@ -1,10 +1,17 @@
 //! What is spoken: each protocol turns a request into a reply.
 
 mod app_service;
+mod claimed;
 mod envoy_ext_authz;
 mod health;
+mod host_header;
 mod imds;
 mod metrics;
+mod query;
+mod refusal;
+mod reply;
+mod requests;
+mod selector;
 
 use crate::callers::{Callers, Known};
 use crate::config::{Limits, Protocol};
@@ -13,12 +20,15 @@ use crate::readiness::Readiness;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::request::Parts;
-use http::{Response, StatusCode};
+use http::{Response, StatusCode, Version};
 use http_body_util::Full;
 use managed_identity_host::grants::Caller;
 use metrics_exporter_prometheus::PrometheusHandle;
+use query::QueryFault;
+use refusal::Refusal;
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 pub(crate) type Reply = Response<Full<Bytes>>;
 
@@ -28,6 +38,8 @@ pub(crate) struct Shared {
     pub(crate) limits: Limits,
     pub(crate) readiness: Readiness,
     pub(crate) metrics: Option<PrometheusHandle>,
+    pub(crate) requests: requests::Requests,
+    pub(crate) claimed: claimed::Memory,
 }
 
 /// What one listener serves.
@@ -76,24 +88,66 @@ impl Service {
 
 /// The reply to a request, whatever it is.
 pub(crate) async fn answer(request: &Parts, user: User, service: &Service) -> Reply {
-    let path = request.uri.path();
-    if service.speaks(Protocol::AppService) && app_service::is_path(path) {
-        return app_service::answer(request, service).await;
-    }
-    if service.speaks(Protocol::Imds) && imds::is_path(path) {
-        return imds::answer(request, user, service).await;
-    }
-    if service.speaks(Protocol::Health) && health::is_path(path) {
-        return health::answer(request, service);
-    }
-    if service.speaks(Protocol::Metrics) && metrics::is_path(path) {
-        return metrics::answer(request, service);
-    }
-    // Last, because every path is one of its: it gets the path of the request that it decides on.
+    let protocol = spoken(request.uri.path(), service);
+    let reply = match refused(protocol, request, user, service) {
+        Some(reply) => reply,
+        None => match protocol {
+            Some(Protocol::AppService) => app_service::answer(request, service).await,
+            Some(Protocol::Imds) => imds::answer(request, user, service).await,
+            Some(Protocol::EnvoyExtAuthz) => envoy_ext_authz::answer(request, user, service).await,
+            Some(Protocol::Health) => health::answer(request, service),
+            Some(Protocol::Metrics) => metrics::answer(request, service),
+            None => not_found(),
+        },
+    };
+    service.shared.requests.observed(protocol, reply.status());
+    reply
+}
+
+/// What is spoken at this path.
+fn spoken(path: &str, service: &Service) -> Option<Protocol> {
+    // Every path is one of its, because it gets the path of the request that it decides on. So where it is spoken nothing
+    // else is: a reply of another protocol would be taken for a decision.
     if service.speaks(Protocol::EnvoyExtAuthz) {
-        return envoy_ext_authz::answer(request, user, service).await;
+        return Some(Protocol::EnvoyExtAuthz);
     }
-    not_found()
+    let is_there = |protocol: &Protocol| match protocol {
+        Protocol::AppService => app_service::is_path(path),
+        Protocol::Imds => imds::is_path(path),
+        Protocol::Metrics => metrics::is_path(path),
+        Protocol::Health => health::is_path(path),
+        Protocol::EnvoyExtAuthz => false,
+    };
+    service.protocols.iter().copied().find(is_there)
+}
+
+/// The refusal of a request that was meant for somebody else, whatever it asks for.
+fn refused(protocol: Option<Protocol>, request: &Parts, user: User, service: &Service) -> Option<Reply> {
+    // Until HTTP/2, where it is the only form, only proxies are sent a whole URL.
+    if request.version < Version::HTTP_2 && request.uri.authority().is_some() {
+        let refusal = Refusal::malformed("The request has a whole URL for its target, but this is not a proxy.");
+        return Some(told(protocol, &refusal));
+    }
+    let is_plain_tcp = user.is_none() && !service.is_tls;
+    // Envoy asks in the name of whatever host a request of its own goes to.
+    let names_hosts = protocol == Some(Protocol::EnvoyExtAuthz);
+    if is_plain_tcp && !names_hosts && !host_header::is_own(request, &service.hosts) {
+        return Some(told(protocol, &Refusal::misdirected()));
+    }
+    None
+}
+
+/// A refusal in the words of the protocol.
+fn told(protocol: Option<Protocol>, refusal: &Refusal) -> Reply {
+    if let Some(protocol) = protocol {
+        refusal.log(protocol, None);
+    }
+    match protocol {
+        Some(Protocol::AppService) => refusal.app_service(),
+        Some(Protocol::Imds) => imds::signed(refusal.imds()),
+        Some(Protocol::EnvoyExtAuthz) => refusal.envoy(),
+        Some(Protocol::Metrics | Protocol::Health) | None => refusal.text(),
+    }
 }
 
 fn not_found() -> Reply {
@@ -102,7 +156,14 @@ fn not_found() -> Reply {
 
 /// A reply with nothing in it.
 fn status(status: StatusCode) -> Reply {
-    let mut reply = Response::new(Full::new(Bytes::new()));
-    *reply.status_mut() = status;
-    reply
+    reply::empty(status)
 }
+
+/// The time as tokens have it.
+fn unix_time() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    since.map_or(0, |since| since.as_secs())
+}
+
+#[cfg(test)]
+mod tests;

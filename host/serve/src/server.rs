@@ -95,6 +95,8 @@ impl Server {
             limits: config.limits.clone(),
             readiness: Readiness::not_yet("the identity source has not been probed yet"),
             metrics,
+            requests: Default::default(),
+            claimed: Default::default(),
         });
         let mut listeners = Vec::new();
         let mut listening = Vec::new();

@@ -60,7 +60,10 @@ pub struct Origin {
 
 impl Origin {
     /// Reads `host`, `host:port`, `[ipv6]` or `[ipv6]:port`.
-    pub(crate) fn parse(scheme: Scheme, authority: &str) -> Result<Self, OriginFault> {
+    ///
+    /// # Errors
+    /// When it is something else, or another spelling of the same.
+    pub fn parse(scheme: Scheme, authority: &str) -> Result<Self, OriginFault> {
         if authority.contains('@') {
             return Err(OriginFault::UserInformation);
         }

@@ -1,10 +1,129 @@
-//! The HTTP variant of Envoy's external authorization.
+//! The HTTP variant of Envoy's external authorization (`envoy.filters.http.ext_authz` with `http_service`): Envoy asks with
+//! the method, path and `Host` of a request that it is about to pass on, and adds what we answer to that request.
+//!
+//! | answer | when | what Envoy does |
+//! |---|---|---|
+//! | 200 with `Authorization` | an `authorize-only` rule has `https://` and the host | adds the token, if `allowed_upstream_headers` names `authorization` |
+//! | 200 without | an `http` rule has `https://` and the host | passes the request on as it is |
+//! | 403 | no rule has it | answers 403 |
+//! | 429 | the caller asks more often than it may | answers 429 |
+//! | 503 | there is no token now | by `failure_mode_allow` and `status_on_error` |
+//!
+//! A refusal names its cause in `X-Managed-Identity-Error`. What the sender of the request has in `Authorization` is not
+//! looked at and never sent back; the token takes its place.
+//!
+//! Where the host that the sender names is not the one that the request goes to (`host_rewrite_literal`), Envoy can say
+//! itself what the token is for, by `headers_to_add` of `authorization_request`: `X-Managed-Identity-Audience`, and
+//! `X-Managed-Identity-Identity` for another identity than the default (`client-id:…`, as in a policy). These need a
+//! `token` rule, so no caller that has only `authorize-only` rules can be made to give a token by them. Envoy's
+//! `headers_to_add` replaces what the sender has put into the same headers; without it, and if `allowed_headers` lets them
+//! through, the sender would choose among the audiences of the `token` rules. So give such rules only to a caller whose
+//! Envoy sets these headers.
 
-use super::{Reply, Service, not_found};
+use super::refusal::Refusal;
+use super::{Reply, Service, reply};
+use crate::callers::Known;
+use crate::config::Protocol;
 use crate::connection::User;
+use http::header::{AUTHORIZATION, HOST};
 use http::request::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use managed_identity_host::grants::{Destination, IdentityPattern};
+use managed_identity_host::outbound::{Origin, Scheme};
+use managed_identity_host::{AccessToken, Cause, TokenError, TokenRequest};
+use std::sync::Arc;
 
-pub(super) async fn answer(_request: &Parts, user: User, service: &Service) -> Reply {
-    let _asker = service.asker(user);
-    not_found()
+const AUDIENCE: HeaderName = HeaderName::from_static("x-managed-identity-audience");
+const IDENTITY: HeaderName = HeaderName::from_static("x-managed-identity-identity");
+
+pub(super) async fn answer(request: &Parts, user: User, service: &Service) -> Reply {
+    let Some(asker) = service.asker(user) else {
+        let refusal = Refusal::stranger();
+        refusal.log(Protocol::EnvoyExtAuthz, None);
+        return refusal.envoy();
+    };
+    let decided = match decide(request, &asker, service).await {
+        Ok(Some(token)) => authorized(&token),
+        Ok(None) => Ok(reply::empty(StatusCode::OK)),
+        Err(refusal) => Err(refusal),
+    };
+    decided.unwrap_or_else(|refusal| {
+        refusal.log(Protocol::EnvoyExtAuthz, Some(asker.granted.caller()));
+        refusal.envoy()
+    })
+}
+
+/// The token that the request is to be sent with, if it is to be sent with one.
+async fn decide(request: &Parts, asker: &Known, service: &Service) -> Result<Option<Arc<AccessToken>>, Refusal> {
+    let timeout = service.shared.limits.token_timeout;
+    if let Some(asked) = asked_by_envoy(&request.headers, asker)? {
+        return Ok(Some(asker.granted.token(&asked.with_timeout(timeout)).await?));
+    }
+    let host = once(&request.headers, &HOST)?.ok_or_else(|| Refusal::malformed("The request has no Host."))?;
+    let origin = Origin::parse(Scheme::Https, host)
+        .map_err(|fault| Refusal::malformed(format!("The Host of the request {fault}.")))?;
+    let method = request.method.as_str();
+    match asker.granted.admit_http(method, &origin)? {
+        Destination::Plain => Ok(None),
+        Destination::Authorized(rule) => {
+            let authorization = asker.granted.authorization(method, &origin, &rule, None);
+            match tokio::time::timeout(timeout, authorization).await {
+                Ok(token) => Ok(Some(token?)),
+                Err(_) => {
+                    let message = "The platform has not answered in time. Try again later.";
+                    Err(TokenError::new(Cause::DeadlineExceeded, message).into())
+                }
+            }
+        }
+        Destination::Denied => Err(TokenError::new(Cause::Denied, "The host is not granted.").into()),
+    }
+}
+
+/// What Envoy itself says that the token is for.
+fn asked_by_envoy(headers: &HeaderMap, asker: &Known) -> Result<Option<TokenRequest>, Refusal> {
+    let identity = match once(headers, &IDENTITY)? {
+        None => asker.default_identity.clone(),
+        Some(text) => match IdentityPattern::parse(text) {
+            Ok(IdentityPattern::Exactly(identity)) => identity,
+            Ok(_) | Err(_) => {
+                return Err(Refusal::malformed(format!(
+                    "{IDENTITY} names no identity. Write it as in a policy, such as client-id:…"
+                )));
+            }
+        },
+    };
+    let audience = once(headers, &AUDIENCE)?;
+    if audience.is_none() && headers.contains_key(IDENTITY) {
+        return Err(Refusal::malformed(format!(
+            "{IDENTITY} says nothing without {AUDIENCE}."
+        )));
+    }
+    Ok(audience.map(|audience| TokenRequest::new(audience).with_identity(identity)))
+}
+
+/// The value of a field that may be there only once.
+fn once<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a str>, Refusal> {
+    let mut values = headers.get_all(name).iter();
+    match (values.next(), values.next()) {
+        (None, _) => Ok(None),
+        (Some(value), None) => match value.to_str() {
+            Ok(value) => Ok(Some(value)),
+            Err(_) => Err(Refusal::malformed(format!(
+                "{name} has other characters than visible ASCII."
+            ))),
+        },
+        (Some(_), Some(_)) => Err(Refusal::malformed(format!("{name} is there more than once."))),
+    }
+}
+
+fn authorized(token: &AccessToken) -> Result<Reply, Refusal> {
+    let value = format!("{} {}", token.token_type, token.token.expose());
+    let Ok(mut value) = HeaderValue::try_from(value) else {
+        let message = "The platform's token has characters that no header can have.";
+        return Err(TokenError::new(Cause::MalformedReply, message).into());
+    };
+    value.set_sensitive(true);
+    let mut reply = reply::empty(StatusCode::OK);
+    reply.headers_mut().insert(AUTHORIZATION, value);
+    Ok(reply)
 }

@@ -12,12 +12,13 @@ mod limits;
 mod pattern;
 mod rate;
 
-pub use document::PolicyError;
 pub use gate::{Destination, Gate, Granted};
 pub(crate) use pattern::named;
 pub use pattern::{AudiencePattern, HostPattern, IdentityPattern, PatternError};
 pub use rate::Rate;
 
+/// Why a document is no policy.
+pub use crate::document::DocumentError as PolicyError;
 use crate::outbound::{Origin, Scheme};
 use crate::token::Identity;
 use std::collections::BTreeMap;

@@ -60,11 +60,13 @@
 //! | [`authorized_http`] | `wasi:http` for plugins, with tokens that they do not see |
 //! | [`audit`] | an event for each decision |
 //! | [`telemetry`] | metrics and spans |
+//! | [`document`] | for documents of their own that hold a policy: the strict reader |
 
 pub mod audit;
 pub mod authorized_http;
 mod bindings;
 mod broker;
+pub mod document;
 pub mod grants;
 pub mod linker;
 pub mod outbound;

@@ -3,11 +3,12 @@
 use crate::compile;
 use anyhow::Context as _;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use managed_identity_emulator::Source;
 use managed_identity_host::grants::{AudiencePattern, HostPattern};
 use managed_identity_host::outbound::{Endpoint, Scheme};
 use managed_identity_host::{Broker, BrokerBuilder, EMBEDDED_0_2, EMBEDDED_0_3, Identity, WasiVersion};
+use managed_identity_serve::config::Address;
 use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
@@ -38,6 +39,7 @@ pub(crate) enum Command {
     Demo(DemoArguments),
     Run(RunArguments),
     Serve(ServeArguments),
+    Secret(SecretArguments),
     Conformance(ConformanceArguments),
 }
 
@@ -49,7 +51,9 @@ impl Command {
             Self::Inspect(arguments) => arguments.output == Output::Json,
             Self::Compile(arguments) => arguments.json,
             Self::Emulate(arguments) => arguments.output == Output::Json,
-            Self::Demo(_) | Self::Run(_) | Self::Serve(_) => false,
+            Self::Demo(_) | Self::Run(_) => false,
+            Self::Serve(arguments) => arguments.output == Output::Json,
+            Self::Secret(arguments) => arguments.output == Output::Json,
             Self::Conformance(arguments) => arguments.output == Output::Json,
         }
     }
@@ -434,42 +438,63 @@ pub(crate) struct RunArguments {
 
 /// Serve tokens to programs on this machine, by the protocols that Azure SDKs speak
 #[derive(Args)]
-#[command(after_help = "\
+#[command(
+    group = ArgGroup::new("listeners").args(["config", "app_service", "imds", "ext_authz", "metrics"]).required(true).multiple(true),
+    group = ArgGroup::new("token listeners").args(["app_service", "imds", "ext_authz"]).multiple(true),
+    after_help = "\
 Examples:
-  managed-identity serve --config broker.toml
+  managed-identity secret new --file secret
   managed-identity serve --app-service 127.0.0.1:4141 --header-secret-file secret --allow https://vault.azure.net
+  managed-identity serve --config broker.toml --check
+  managed-identity serve --config broker.toml
 
-Prints one JSON line for each listener when it listens.
+An ADDRESS is `127.0.0.1:4141`, `[::1]:4141`, or `unix:` and an absolute path, for a socket to which only you may connect. \
+Port 0 takes a free one. With flags, all who ask are one caller, who gets what --allow says. Several callers, TLS, other \
+machines and all else need a document.
 
-Exit codes: 0 ended as asked, 1 failure, 2 usage.")]
+Prints one JSON line for each protocol when it listens. All else is on standard error.
+
+Exit codes: 0 ended as asked, 1 failure (a document that cannot be used, an address that is taken), 2 usage (an address \
+that other machines could reach)."
+)]
 pub(crate) struct ServeArguments {
     /// What to do, in a document; instead of the flags below
     #[arg(long, value_name = "FILE.toml", conflicts_with_all = ["app_service", "imds", "ext_authz", "metrics", "header_secret_file", "audiences"])]
     pub(crate) config: Option<PathBuf>,
 
-    /// Loopback address for the protocol of App Service; port 0 takes a free one
-    #[arg(long, value_name = "ADDRESS")]
-    pub(crate) app_service: Option<SocketAddr>,
+    /// Where to speak the protocol of App Service: programs find it by IDENTITY_ENDPOINT
+    #[arg(long, value_name = "ADDRESS", value_parser = local_address)]
+    pub(crate) app_service: Option<Address>,
 
-    /// Loopback address for the protocol of the Instance Metadata Service
-    #[arg(long, value_name = "ADDRESS")]
-    pub(crate) imds: Option<SocketAddr>,
+    /// Where to speak the protocol of the Instance Metadata Service
+    #[arg(long, value_name = "ADDRESS", value_parser = local_address)]
+    pub(crate) imds: Option<Address>,
 
-    /// Loopback address for Envoy's external authorization
-    #[arg(long, value_name = "ADDRESS")]
-    pub(crate) ext_authz: Option<SocketAddr>,
+    /// Where to answer Envoy's external authorization (HTTP)
+    #[arg(long, value_name = "ADDRESS", value_parser = local_address)]
+    pub(crate) ext_authz: Option<Address>,
 
-    /// Loopback address for metrics and health
-    #[arg(long, value_name = "ADDRESS")]
-    pub(crate) metrics: Option<SocketAddr>,
+    /// Where to tell metrics and health
+    #[arg(long, value_name = "ADDRESS", value_parser = local_address)]
+    pub(crate) metrics: Option<Address>,
 
-    /// File with the secret that callers send as X-IDENTITY-HEADER, or its hash
-    #[arg(long, value_name = "FILE")]
+    /// File with the secrets that programs may send as X-IDENTITY-HEADER, one a line, or their hashes
+    ///
+    /// Any of them is taken, so that one can follow another. Without it, any program that can connect is served.
+    #[arg(long, value_name = "FILE", requires = "app_service")]
     pub(crate) header_secret_file: Option<PathBuf>,
 
     /// Give tokens for this audience, as the platform's default identity; may be given more than once
-    #[arg(long = "allow", value_name = "AUDIENCE", value_parser = audience)]
+    #[arg(long = "allow", value_name = "AUDIENCE", value_parser = audience, requires = "token listeners")]
     pub(crate) audiences: Vec<AudiencePattern>,
+
+    /// Say what would be served, and serve nothing
+    #[arg(long)]
+    pub(crate) check: bool,
+
+    /// What --check prints
+    #[arg(long, value_enum, default_value_t = Output::Text, requires = "check")]
+    pub(crate) output: Output,
 
     /// Write who asks for what, and what is decided, to this file as JSON lines; `-` for standard error
     #[arg(long, value_name = "FILE")]
@@ -477,6 +502,40 @@ pub(crate) struct ServeArguments {
 
     #[command(flatten)]
     pub(crate) provider: ProviderArguments,
+}
+
+/// Make the secrets by which `serve` knows its callers
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  managed-identity secret new
+  managed-identity secret new --file /etc/managed-identity/report.secret
+  managed-identity secret hash < report.secret
+
+A program sends its secret as X-IDENTITY-HEADER, which Azure SDKs take from IDENTITY_HEADER. The server keeps the hash: \
+`secrets = [\"sha256:…\"]` of the program's `[caller.NAME]`. To replace a secret, write both hashes, give the program the \
+new secret, and take the old hash away.
+
+Exit codes: 0 done, 1 failure, 2 usage.")]
+pub(crate) struct SecretArguments {
+    #[command(subcommand)]
+    pub(crate) command: SecretCommand,
+
+    /// What to print
+    #[arg(long, value_enum, default_value_t = Output::Text, global = true)]
+    pub(crate) output: Output,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum SecretCommand {
+    /// Make a secret, and print it with its hash
+    New {
+        /// Write the secret to this file, which only you can read, and print the hash alone; no file is ever replaced
+        #[arg(long, value_name = "FILE")]
+        file: Option<PathBuf>,
+    },
+    /// Print the hash of the secret on standard input
+    Hash,
 }
 
 /// Hold any managed-identity client against the conformance cases
@@ -556,6 +615,19 @@ fn endpoint(text: &str) -> Result<String, String> {
 
 fn audience(text: &str) -> Result<AudiencePattern, String> {
     AudiencePattern::parse(text).map_err(|error| format!("it {error}"))
+}
+
+/// Where other machines cannot reach it: what they may ask, flags cannot say.
+fn local_address(text: &str) -> Result<Address, String> {
+    let address = Address::parse(text).map_err(|error| format!("it {error}"))?;
+    if address.is_local() {
+        return Ok(address);
+    }
+    Err(
+        "it is no loopback address, and other machines could get tokens there; write one such as `127.0.0.1:4141`, or give \
+         --config, where a listener can have TLS and callers with secrets"
+            .to_owned(),
+    )
 }
 
 fn host(text: &str) -> Result<HostPattern, String> {

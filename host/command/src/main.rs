@@ -12,6 +12,7 @@ mod inspect;
 mod report;
 mod requests;
 mod run;
+mod secret;
 mod serve;
 mod source;
 mod telemetry;
@@ -46,6 +47,7 @@ fn main() -> ExitCode {
             Command::Demo(arguments) => demo::run(arguments).await,
             Command::Run(arguments) => run::run(arguments).await,
             Command::Serve(arguments) => serve::run(arguments).await,
+            Command::Secret(arguments) => secret::run(&arguments),
             Command::Conformance(arguments) => conformance::run(arguments).await,
         }
     });

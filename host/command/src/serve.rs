@@ -12,6 +12,10 @@ use std::process::ExitCode;
 
 pub(crate) async fn run(arguments: ServeArguments) -> anyhow::Result<ExitCode> {
     let config = config::config(&arguments)?;
+    config::warn(&arguments);
+    if arguments.check {
+        return config::show(&config, arguments.output);
+    }
     // Before the broker, which takes its counters from it.
     let metrics = PrometheusBuilder::new().install_recorder()?;
     let mut broker = arguments.provider.builder()?;

@@ -66,3 +66,63 @@ impl Callers {
         self.by_user.get(&user)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
+
+    use super::*;
+    use crate::config::CallerConfig;
+    use managed_identity_host::Broker;
+
+    fn secret(caller: u32, number: u32) -> String {
+        format!("secret-{number}-of-caller-{caller}")
+    }
+
+    /// 300 callers with two secrets and two users each.
+    fn callers() -> Callers {
+        let mut config = Config::default();
+        for caller in 0..300 {
+            let how = CallerConfig {
+                secrets: [1, 2]
+                    .map(|number| SecretHash::of(secret(caller, number).as_bytes()))
+                    .into(),
+                users: vec![1_000 + caller, 2_000 + caller],
+                default_identity: Identity::SystemAssigned,
+            };
+            config.callers.insert(Caller::new(&caller.to_string()), how);
+        }
+        let broker = Broker::builder().environment([("", ""); 0]).build().unwrap();
+        Callers::new(&config, &Gate::new(broker, config.policy.clone()))
+    }
+
+    fn name(known: Option<&Arc<Known>>) -> Option<String> {
+        known.map(|known| known.granted.caller().name().to_owned())
+    }
+
+    #[tokio::test]
+    async fn a_caller_is_known_by_each_of_its_secrets_and_users_and_nobody_else_is() {
+        let callers = callers();
+        for caller in [0, 1, 150, 299] {
+            let expected = Some(caller.to_string());
+            for number in [1, 2] {
+                assert_eq!(name(callers.by_secret(secret(caller, number).as_bytes())), expected);
+                assert_eq!(name(callers.by_user(number * 1_000 + caller)), expected);
+            }
+            assert_eq!(name(callers.by_name(&Caller::new(&caller.to_string()))), expected);
+        }
+        let hash = SecretHash::of(secret(0, 1).as_bytes()).to_string();
+        for nobody in [
+            "",
+            "secret-1-of-caller-",
+            "secret-3-of-caller-0",
+            "secret-1-of-caller-0 ",
+            &hash,
+        ] {
+            assert_eq!(name(callers.by_secret(nobody.as_bytes())), None, "{nobody:?}");
+        }
+        assert_eq!(name(callers.by_secret(&[0xff; 32])), None);
+        assert_eq!(name(callers.by_user(0)), None);
+        assert_eq!(name(callers.by_name(&Caller::new("300"))), None);
+    }
+}

@@ -1,9 +1,13 @@
 //! What a server is to do.
 
+mod address;
+mod check;
 mod document;
+mod users;
 
 use crate::secret::SecretHash;
 use managed_identity_host::Identity;
+use managed_identity_host::document::DocumentError;
 use managed_identity_host::grants::{Caller, Policy};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,7 +15,42 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub use document::ConfigError;
+pub use address::AddressError;
+
+/// Why a configuration cannot be used. Says where, and what to write instead.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigError {
+    line: Option<usize>,
+    message: String,
+}
+
+impl ConfigError {
+    /// The line of the document, counted from 1, if it is about one.
+    #[must_use]
+    pub fn line(&self) -> Option<usize> {
+        self.line
+    }
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(line) = self.line {
+            write!(formatter, "line {line}: ")?;
+        }
+        formatter.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+impl From<DocumentError> for ConfigError {
+    fn from(error: DocumentError) -> Self {
+        Self {
+            line: Some(error.line()),
+            message: error.message().to_owned(),
+        }
+    }
+}
 
 /// What a server is to do.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -90,12 +129,18 @@ pub struct ListenerConfig {
     pub hosts: Vec<String>,
 }
 
+/// The table of a listener in a document, without brackets. Its name needs no quotes.
+fn listener_place(name: &str) -> String {
+    format!("listener.{name}")
+}
+
 /// An address to listen on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Address {
     /// An address and port; port 0 takes a free one.
     Tcp(SocketAddr),
-    /// A socket in the file system, and who may connect to it (such as 0o660).
+    /// A socket in the file system, and who may connect to it (such as 0o660; the server's own user alone when nothing else
+    /// is said).
     Unix(PathBuf, u32),
     /// A socket that systemd has opened, by its `FileDescriptorName`.
     Systemd(String),

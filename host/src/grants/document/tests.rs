@@ -91,7 +91,7 @@ fn a_mistake_is_told_with_its_line_and_its_cure() {
     for (text, message) in [
         (
             "x = 1".to_owned(),
-            "line 1: `x` is no key of the policy; its keys are `caller`",
+            "line 1: `x` is no key of the policy; its only key is `caller`",
         ),
         (
             "\n[callers.a]".to_owned(),
@@ -124,6 +124,10 @@ fn a_mistake_is_told_with_its_line_and_its_cure() {
         (
             "[caller.a]\nrate = 100".to_owned(),
             "line 2: `rate` of `[caller.a]` is a number; write it like `rate = \"100/minute\"`",
+        ),
+        (
+            "[caller.a]\nrate = 5/minute".to_owned(),
+            "line 2: what `rate` is set to is no number, and a text needs quotes; write it like `rate = \"…\"`",
         ),
         (
             "[caller.a]\nrate = '100'".to_owned(),

@@ -71,6 +71,6 @@ for await (const line of createInterface({ input: process.stdin })) {
   const reply = await Promise.resolve(line)
     .then(JSON.parse)
     .then(answer)
-    .catch((error) => ({ error: { message: error.message } }));
+    .catch((error) => ({ error: { class: error.name, message: error.message } }));
   process.stdout.write(`${JSON.stringify(reply)}\n`);
 }

@@ -59,5 +59,5 @@ for line in sys.stdin:
     try:
         reply = answer(json.loads(line))
     except Exception as error:  # The clients raise many kinds; a program that asks for a token has to expect any.
-        reply = {"error": {"message": str(error)}}
+        reply = {"error": {"class": type(error).__name__, "message": str(error)}}
     print(json.dumps(reply), flush=True)

@@ -88,5 +88,5 @@ for line in sys.stdin:
     try:
         reply = answer(json.loads(line))
     except Exception as error:  # MSAL passes on what its HTTP client and its parsers raise.
-        reply = {"error": {"message": str(error)}}
+        reply = {"error": {"class": type(error).__name__, "message": str(error)}}
     print(json.dumps(reply), flush=True)

@@ -113,15 +113,17 @@ async fn answer(credentials: &mut HashMap<String, Arc<dyn TokenCredential>>, lin
     Ok(json!({ "access_token": token.token.secret(), "expires_on": token.expires_on.unix_timestamp() }))
 }
 
+fn failure(error: &(dyn std::error::Error + 'static)) -> Value {
+    let kind = error.downcast_ref().map(|error: &azure_core::Error| format!("{:?}", error.kind()));
+    json!({ "error": { "class": kind, "message": error.to_string() } })
+}
+
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> io::Result<()> {
     let mut credentials = HashMap::new();
     for line in io::stdin().lines() {
         let reply = answer(&mut credentials, &line?).await;
-        println!(
-            "{}",
-            reply.unwrap_or_else(|error| json!({ "error": { "message": error.to_string() } }))
-        );
+        println!("{}", reply.unwrap_or_else(|error| failure(&*error)));
     }
     Ok(())
 }

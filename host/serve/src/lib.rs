@@ -14,7 +14,9 @@ mod protocol;
 mod readiness;
 pub mod secret;
 mod server;
+pub mod telemetry;
 
 pub use config::{Config, ConfigError, Protocol};
+pub use readiness::ReadinessWatch;
 pub use secret::{HeaderSecret, SecretHash};
 pub use server::{Control, Listening, ServeError, Server};

@@ -5,7 +5,8 @@ use crate::config::{Address, Config, ConfigError, Protocol};
 use crate::connection;
 use crate::listener::Listener;
 use crate::protocol::{Service, Shared};
-use crate::readiness::Readiness;
+use crate::readiness::{Readiness, ReadinessWatch};
+use crate::telemetry;
 use arc_swap::ArcSwap;
 use managed_identity_host::Broker;
 use managed_identity_host::grants::Gate;
@@ -67,11 +68,12 @@ impl Server {
     /// When the configuration cannot be used, or a listener cannot listen.
     pub fn bind(config: &Config, broker: Broker, metrics: Option<PrometheusHandle>) -> Result<Self, ServeError> {
         config.check()?;
+        telemetry::describe();
         let gate = Gate::new(broker, config.policy.clone());
         let shared = Arc::new(Shared {
             callers: ArcSwap::from_pointee(Callers::new(config, &gate)),
             limits: config.limits.clone(),
-            readiness: Readiness::not_yet("the identity source has not been probed yet"),
+            readiness: Readiness::not_yet("The identity source has not been probed yet."),
             metrics,
         });
         let mut listeners = Vec::new();
@@ -134,14 +136,36 @@ impl Server {
                 }
             });
         }
+        let mut background = JoinSet::new();
+        let (readiness, broker) = (
+            self.control.shared.readiness.clone(),
+            self.control.gate.broker().clone(),
+        );
+        background.spawn(async move {
+            let probe = || {
+                let broker = broker.clone();
+                async move { broker.probe().await }
+            };
+            readiness.probe(probe).await;
+        });
+        if let Some(metrics) = self.control.shared.metrics.clone() {
+            background.spawn(async move { telemetry::upkeep(&metrics).await });
+        }
         let mut end = pin!(end);
         end.as_mut().await;
+        self.control.shared.readiness.set_not_ready("The server is ending.");
         accepting.shutdown().await;
         self.control.gate.broker().shutdown().await;
     }
 }
 
 impl Control {
+    /// Tells whether the server is ready.
+    #[must_use]
+    pub fn readiness(&self) -> ReadinessWatch {
+        self.shared.readiness.watch()
+    }
+
     /// Puts what another configuration says of callers, grants and certificates in force; what it says of listeners, the
     /// upstream and limits needs a new start.
     ///

@@ -3,6 +3,7 @@
 mod blocking;
 mod builder;
 pub(crate) mod hits;
+mod probe;
 mod watch;
 
 pub use blocking::BlockingBroker;
@@ -19,6 +20,7 @@ use hits::{Hits, Invalidation};
 use managed_identity_provider::error::{Cause, Error};
 use managed_identity_provider::request::check_sizes;
 use managed_identity_provider::secret::Secret;
+use probe::Credential;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -56,6 +58,8 @@ struct Inner {
     outbound: Outbound,
     /// Why nothing can be asked, when the environment names an endpoint that cannot be reached safely.
     misconfigured: Option<Error>,
+    /// What the platform leaves in a file for the source.
+    credential: Option<Credential>,
     is_shut_down: AtomicBool,
     /// The runtime of the provider's thread, for timers.
     runtime: Handle,
@@ -96,12 +100,19 @@ impl Broker {
         BrokerBuilder::new()
     }
 
-    fn new(hits: Arc<Hits>, running: Running, outbound: Outbound, misconfigured: Option<Error>) -> Self {
+    fn new(
+        hits: Arc<Hits>,
+        running: Running,
+        outbound: Outbound,
+        misconfigured: Option<Error>,
+        credential: Option<Credential>,
+    ) -> Self {
         Self(Arc::new(Inner {
             hits,
             messages: running.messages,
             outbound,
             misconfigured,
+            credential,
             is_shut_down: AtomicBool::new(false),
             runtime: running.runtime,
             ended: running.ended,

@@ -7,6 +7,7 @@ mod support;
 
 mod configuration;
 mod connections;
+mod examples;
 mod operations;
 mod protocols;
 

@@ -1,6 +1,7 @@
 //! The command line.
 
-use crate::compile;
+use crate::telemetry::Wanted;
+use crate::{compile, log};
 use anyhow::Context as _;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
@@ -12,7 +13,7 @@ use managed_identity_serve::config::Address;
 use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// All that a 32-bit memory can have, in bytes.
@@ -52,7 +53,7 @@ impl Command {
             Self::Compile(arguments) => arguments.json,
             Self::Emulate(arguments) => arguments.output == Output::Json,
             Self::Demo(_) | Self::Run(_) => false,
-            Self::Serve(arguments) => arguments.output == Output::Json,
+            Self::Serve(arguments) => arguments.output == Output::Json || arguments.log_format == log::Format::Json,
             Self::Secret(arguments) => arguments.output == Output::Json,
             Self::Conformance(arguments) => arguments.output == Output::Json,
         }
@@ -60,12 +61,22 @@ impl Command {
 }
 
 impl Command {
-    /// Where the audit trail goes, if there is to be one.
-    pub(crate) fn audit(&self) -> Option<&Path> {
+    /// What it tells others than its caller.
+    pub(crate) fn telemetry(&self) -> Wanted<'_> {
         match self {
-            Self::Run(arguments) => arguments.audit.as_deref(),
-            Self::Serve(arguments) => arguments.audit.as_deref(),
-            _ => None,
+            Self::Run(arguments) => Wanted {
+                trail: arguments.audit.as_deref(),
+                ..Wanted::default()
+            },
+            Self::Serve(arguments) => Wanted {
+                trail: arguments.audit.as_deref(),
+                log: Some(log::Settings {
+                    format: arguments.log_format,
+                    threshold: arguments.log_level,
+                }),
+                metrics: true,
+            },
+            _ => Wanted::default(),
         }
     }
 }
@@ -161,7 +172,7 @@ impl IdentityArguments {
     }
 }
 
-#[derive(Args)]
+#[derive(Clone, Args)]
 pub(crate) struct ProviderArguments {
     /// Version of WASI that the built-in provider runs on
     #[arg(long, value_enum, default_value_t = Wasi::V0_3, conflicts_with = "provider")]
@@ -452,6 +463,9 @@ An ADDRESS is `127.0.0.1:4141`, `[::1]:4141`, or `unix:` and an absolute path, f
 Port 0 takes a free one. With flags, all who ask are one caller, who gets what --allow says. Several callers, TLS, other \
 machines and all else need a document.
 
+SIGHUP reads the configuration again, or the secret of the command line, and opens the audit file again; what cannot be used \
+changes nothing. SIGTERM and SIGINT let requests that are under way end; a second one does not.
+
 Prints one JSON line for each protocol when it listens. All else is on standard error.
 
 Exit codes: 0 ended as asked, 1 failure (a document that cannot be used, an address that is taken), 2 usage (an address \
@@ -499,6 +513,14 @@ pub(crate) struct ServeArguments {
     /// Write who asks for what, and what is decided, to this file as JSON lines; `-` for standard error
     #[arg(long, value_name = "FILE")]
     pub(crate) audit: Option<PathBuf>,
+
+    /// How the log on standard error looks
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub(crate) log_format: log::Format,
+
+    /// What is logged
+    #[arg(long, value_name = "LEVEL", default_value = "info")]
+    pub(crate) log_level: log::Threshold,
 
     #[command(flatten)]
     pub(crate) provider: ProviderArguments,

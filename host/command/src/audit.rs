@@ -7,7 +7,7 @@ use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber};
@@ -15,17 +15,54 @@ use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::layer::{Context, Layer};
 use tracing_subscriber::registry::LookupSpan;
 
-/// What writes the audit trail of this process to a file, or to standard error where `destination` is `-`.
-///
-/// The file is made if need be, for its owner alone to read, and what is in it stays. Each event is one write, so that
-/// several processes may share a file, and nothing is lost when this one is killed.
-pub(crate) fn layer<S>(destination: &Path) -> anyhow::Result<impl Layer<S>>
-where
-    S: Subscriber + for<'span> LookupSpan<'span>,
-{
-    let output = if destination == Path::new("-") {
-        Output::StandardError
-    } else {
+/// The audit trail of this process, in a file, or on standard error where its destination is `-`. Clones are the same trail.
+#[derive(Clone)]
+pub(crate) struct Trail {
+    destination: Arc<Path>,
+    writer: Arc<Mutex<Writer>>,
+}
+
+impl Trail {
+    /// The file is made if need be, for its owner alone to read, and what is in it stays. Each event is one write, so that
+    /// several processes may share a file, and nothing is lost when this one is killed.
+    pub(crate) fn open(destination: &Path) -> anyhow::Result<Self> {
+        let writer = Writer {
+            output: Output::open(destination)?,
+            is_broken: false,
+        };
+        Ok(Self {
+            destination: destination.into(),
+            writer: Arc::new(Mutex::new(writer)),
+        })
+    }
+
+    /// Opens the file again, in case that it was moved away to be kept. What it was goes on when that fails.
+    pub(crate) fn reopen(&self) -> anyhow::Result<()> {
+        let output = Output::open(&self.destination)?;
+        self.writer.lock().unwrap_or_else(PoisonError::into_inner).output = output;
+        Ok(())
+    }
+
+    /// What writes it.
+    pub(crate) fn layer<S>(&self) -> impl Layer<S> + use<S>
+    where
+        S: Subscriber + for<'span> LookupSpan<'span>,
+    {
+        let lines = Lines(Arc::clone(&self.writer));
+        lines.with_filter(filter_fn(|metadata| metadata.target() == TARGET))
+    }
+}
+
+enum Output {
+    File(File),
+    StandardError,
+}
+
+impl Output {
+    fn open(destination: &Path) -> anyhow::Result<Self> {
+        if destination == Path::new("-") {
+            return Ok(Self::StandardError);
+        }
         let mut options = OpenOptions::new();
         options.append(true).create(true);
         #[cfg(unix)]
@@ -33,18 +70,8 @@ where
         let file = options
             .open(destination)
             .with_context(|| format!("The audit file {} cannot be opened", destination.display()))?;
-        Output::File(file)
-    };
-    let lines = Lines(Mutex::new(Writer {
-        output,
-        is_broken: false,
-    }));
-    Ok(lines.with_filter(filter_fn(|metadata| metadata.target() == TARGET)))
-}
-
-enum Output {
-    File(File),
-    StandardError,
+        Ok(Self::File(file))
+    }
 }
 
 struct Writer {
@@ -53,7 +80,7 @@ struct Writer {
     is_broken: bool,
 }
 
-struct Lines(Mutex<Writer>);
+struct Lines(Arc<Mutex<Writer>>);
 
 impl<S: Subscriber> Layer<S> for Lines {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
@@ -155,7 +182,7 @@ mod tests {
             .unwrap();
         let before = humantime::format_rfc3339_millis(SystemTime::now()).to_string();
         for caller in ["report", "quote\"\nline"] {
-            let subscriber = tracing_subscriber::registry().with(layer(&file).unwrap());
+            let subscriber = tracing_subscriber::registry().with(Trail::open(&file).unwrap().layer());
             let _listening = tracing::subscriber::set_default(subscriber);
             tracing::info!(target: "another", "is not written");
             let granted = Gate::new(broker.clone(), Policy::default()).caller(Caller::new(caller));
@@ -197,7 +224,7 @@ mod tests {
     fn numbers_and_truths_stay_what_they_are() {
         let scratch = Scratch::new("audit-fields");
         let file = scratch.0.join("audit.jsonl");
-        let subscriber = tracing_subscriber::registry().with(layer(&file).unwrap());
+        let subscriber = tracing_subscriber::registry().with(Trail::open(&file).unwrap().layer());
         tracing::subscriber::with_default(subscriber, || {
             tracing::info!(target: TARGET, stale = true, expires_on = 7_u64, caller = "a", cause = None::<&str>);
         });
@@ -211,10 +238,35 @@ mod tests {
     #[test]
     fn a_file_that_cannot_be_opened_is_named() {
         let scratch = Scratch::new("audit-directory");
-        let Err(error) = layer::<tracing_subscriber::Registry>(&scratch.0) else {
+        let Err(error) = Trail::open(&scratch.0) else {
             panic!("a directory is no file");
         };
         let message = format!("{error:#}");
         assert!(message.contains(&scratch.0.display().to_string()), "{message}");
+    }
+
+    #[test]
+    fn a_file_that_was_moved_away_is_followed_by_another_when_it_is_opened_again() {
+        let scratch = Scratch::new("audit-rotated");
+        let (file, kept) = (scratch.0.join("audit.jsonl"), scratch.0.join("audit.jsonl.1"));
+        let trail = Trail::open(&file).unwrap();
+        let subscriber = tracing_subscriber::registry().with(trail.layer());
+        tracing::subscriber::with_default(subscriber, || {
+            let tell = |caller| tracing::info!(target: TARGET, caller);
+            tell("first");
+            std::fs::rename(&file, &kept).unwrap();
+            tell("second");
+            trail.reopen().unwrap();
+            tell("third");
+        });
+        let callers = |file| {
+            let text = std::fs::read_to_string(file).unwrap();
+            let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+            lines
+                .map(|line| line["caller"].as_str().unwrap().to_owned())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(callers(&kept), ["first", "second"]);
+        assert_eq!(callers(&file), ["third"]);
     }
 }

@@ -9,6 +9,7 @@ mod conformance;
 mod demo;
 mod emulate;
 mod inspect;
+mod log;
 mod report;
 mod requests;
 mod run;
@@ -33,7 +34,7 @@ fn main() -> ExitCode {
         Err(error) => return report::failure(arguments.command.output_is_json(), &error.into()),
     };
     let json = arguments.command.output_is_json();
-    let telemetry = match telemetry::Telemetry::start(arguments.command.audit()) {
+    let telemetry = match telemetry::Telemetry::start(arguments.command.telemetry()) {
         Ok(telemetry) => telemetry,
         Err(error) => return report::failure(json, &error),
     };
@@ -46,7 +47,7 @@ fn main() -> ExitCode {
             Command::Emulate(arguments) => emulate::run(arguments).await,
             Command::Demo(arguments) => demo::run(arguments).await,
             Command::Run(arguments) => run::run(arguments).await,
-            Command::Serve(arguments) => serve::run(arguments).await,
+            Command::Serve(arguments) => serve::run(arguments, telemetry.served()).await,
             Command::Secret(arguments) => secret::run(&arguments),
             Command::Conformance(arguments) => conformance::run(arguments).await,
         }

@@ -14,10 +14,12 @@ mod protocol;
 mod readiness;
 pub mod secret;
 mod server;
+pub mod telemetry;
 mod tls;
 
 pub use config::{Config, ConfigError, Protocol};
 pub use listener::ListenError;
+pub use readiness::ReadinessWatch;
 pub use secret::{HeaderSecret, SecretHash};
 pub use server::{Control, Listening, ServeError, Server};
 pub use tls::CertificateError;

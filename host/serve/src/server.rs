@@ -11,7 +11,8 @@ use crate::connection::Connections;
 use crate::listener::Inherited;
 use crate::listener::{ListenError, Listener};
 use crate::protocol::{Service, Shared};
-use crate::readiness::Readiness;
+use crate::readiness::{Readiness, ReadinessWatch};
+use crate::telemetry;
 use crate::tls::{Certificate, CertificateError, server_config};
 use accept::Accepting;
 use arc_swap::ArcSwap;
@@ -87,13 +88,14 @@ impl Server {
     /// When the configuration cannot be used, a certificate cannot be shown, or a listener cannot listen.
     pub fn bind(config: &Config, broker: Broker, metrics: Option<PrometheusHandle>) -> Result<Self, ServeError> {
         config.check()?;
+        telemetry::describe();
         let certificates = certificates(config)?;
         let sockets = sockets(config)?;
         let gate = Gate::new(broker, config.policy.clone());
         let shared = Arc::new(Shared {
             callers: ArcSwap::from_pointee(Callers::new(config, &gate)),
             limits: config.limits.clone(),
-            readiness: Readiness::not_yet("the identity source has not been probed yet"),
+            readiness: Readiness::not_yet("The identity source has not been probed yet."),
             metrics,
             requests: Default::default(),
             claimed: Default::default(),
@@ -163,6 +165,18 @@ impl Server {
         let mut accepting = JoinSet::new();
         for (name, listener) in listeners {
             accepting.spawn(listener.run(name, Arc::clone(&control.connections)));
+        }
+        let mut background = JoinSet::new();
+        let (readiness, broker) = (control.shared.readiness.clone(), control.gate.broker().clone());
+        background.spawn(async move {
+            let probe = || {
+                let broker = broker.clone();
+                async move { broker.probe().await }
+            };
+            readiness.probe(probe).await;
+        });
+        if let Some(metrics) = control.shared.metrics.clone() {
+            background.spawn(async move { telemetry::upkeep(&metrics).await });
         }
         end.await;
         let until = Instant::now().checked_add(control.shared.limits.drain_timeout);
@@ -245,6 +259,12 @@ fn url(protocol: Protocol, is_tls: bool, address: &str) -> String {
 }
 
 impl Control {
+    /// Tells whether the server is ready.
+    #[must_use]
+    pub fn readiness(&self) -> ReadinessWatch {
+        self.shared.readiness.watch()
+    }
+
     /// Puts what another configuration says of callers, grants and certificates in force; what it says of listeners, the
     /// upstream and limits needs a new start.
     ///
@@ -273,7 +293,7 @@ impl Control {
     /// Says that the server is about to end: it is no longer ready, and each reply asks its client to connect elsewhere next
     /// time. It goes on accepting. [`Server::run`] does this itself when it ends.
     pub fn drain(&self) {
-        self.shared.readiness.set_not_ready("the server is ending");
+        self.shared.readiness.set_not_ready("The server is ending.");
         self.connections.drain();
     }
 }

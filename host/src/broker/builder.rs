@@ -2,6 +2,7 @@
 
 use super::Broker;
 use super::hits::Hits;
+use super::probe::Credential;
 use crate::outbound::{
     Endpoint, EndpointError, EndpointPolicy, Outbound, OutboundConfig, RequestLimits, RootCertificates, TrustError,
 };
@@ -192,6 +193,9 @@ impl BrokerBuilder {
             Err(error) => (None, Some(error)),
         };
         let (endpoint, directory) = grant.map_or((None, None), |grant| (Some(grant.endpoint), grant.directory));
+        let credential = directory
+            .as_ref()
+            .map(|directory| credential(&environment, &directory.place));
         let endpoint = endpoint.map(|endpoint| match self.request_limits {
             Some(limits) => endpoint.with_limits(limits),
             None => endpoint,
@@ -218,7 +222,7 @@ impl BrokerBuilder {
             telemetry: hits.telemetry().clone(),
         };
         let running = provider::start(compiled, surroundings, Arc::clone(&hits))?;
-        Ok(Broker::new(hits, running, outbound, misconfigured))
+        Ok(Broker::new(hits, running, outbound, misconfigured, credential))
     }
 }
 
@@ -251,6 +255,15 @@ fn selected(environment: &Environment, arc_directory: Option<&Path>) -> Result<P
         Some(place) if source.name() == AZURE_ARC => grant.with_directory_at(place),
         _ => grant,
     })
+}
+
+/// What a source that is granted a directory finds there. The variable is the one that granted it if it names a file in it.
+fn credential(environment: &Environment, directory: &Path) -> Credential {
+    let file = environment.get("AZURE_FEDERATED_TOKEN_FILE").map(Path::new);
+    match file.filter(|file| file.parent() == Some(directory)) {
+        Some(file) => Credential::File(file.to_owned()),
+        None => Credential::Directory(directory.to_owned()),
+    }
 }
 
 /// `managed-identity` in the user's cache folder (XDG Base Directory Specification), where there is one.

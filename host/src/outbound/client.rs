@@ -5,6 +5,7 @@ use super::connector::{Resolve, SystemResolver};
 use super::denial::{Denial, DenialReason};
 use super::error::{BoxError, OutboundError};
 use super::exchange::{Exchanger, read_request_body};
+use super::origin::Origin;
 use super::pace::Pace;
 use super::policy::{Destinations, EndpointPolicy};
 use bytes::Bytes;
@@ -173,6 +174,15 @@ impl Outbound {
             }
         }
         sent
+    }
+
+    /// Connects to the endpoint at `origin`, as [`send`](Self::send) does, and sends nothing: on `https`, its server has
+    /// proved to be the right one when this succeeds. The connection is closed.
+    ///
+    /// # Errors
+    /// If the policy does not permit it, or there is no connection.
+    pub(crate) async fn connect(&self, origin: &Origin) -> Result<(), OutboundError> {
+        self.shared.exchanger.connect(origin).await
     }
 
     async fn try_send<B>(

@@ -119,9 +119,9 @@ impl Connector {
         }
     }
 
-    async fn connect(self, uri: Uri) -> Result<Stream, ConnectFault> {
-        let origin = self.origin(&uri).ok_or(ConnectFault::NotPermitted)?;
-        let reach = self.policy.reach(&origin).ok_or(ConnectFault::NotPermitted)?;
+    /// A connection to one of the policy's origins, whose server is known to be the right one.
+    pub(super) async fn connect(self, origin: &Origin) -> Result<Stream, ConnectFault> {
+        let reach = self.policy.reach(origin).ok_or(ConnectFault::NotPermitted)?;
         let timeout = match reach {
             Reach::Local => self.timeouts.0,
             Reach::Any => self.timeouts.1,
@@ -129,8 +129,8 @@ impl Connector {
         // An unrepresentable deadline is none.
         let deadline = Instant::now().checked_add(timeout);
         let attempt = async {
-            let addresses = permitted(&*self.policy, &origin, self.addresses(&origin).await?)?;
-            let handshake = self.handshake(&origin).await?;
+            let addresses = permitted(&*self.policy, origin, self.addresses(origin).await?)?;
+            let handshake = self.handshake(origin).await?;
             let stream = dial(&addresses, deadline, connect_to).await?;
             Ok(match handshake {
                 Some(handshake) => Stream::Tls(Box::new(handshake.shake(stream).await?)),
@@ -194,7 +194,10 @@ impl Service<Uri> for Connector {
     fn call(&mut self, uri: Uri) -> Self::Future {
         let connector = self.clone();
         let limit = self.reply_limit;
-        Box::pin(async move { Ok(Metered::new(TokioIo::new(connector.connect(uri).await?), limit)) })
+        Box::pin(async move {
+            let origin = connector.origin(&uri).ok_or(ConnectFault::NotPermitted)?;
+            Ok(Metered::new(TokioIo::new(connector.connect(&origin).await?), limit))
+        })
     }
 }
 

@@ -6,6 +6,7 @@ use super::client::OutboundConfig;
 use super::connector::{ConnectFault, Connector, Resolve};
 use super::denial::{Denial, DenialReason};
 use super::error::{BoxError, OutboundError, cause};
+use super::origin::Origin;
 use super::pace::Pace;
 use super::policy::{Destinations, Target};
 use bytes::Bytes;
@@ -37,6 +38,7 @@ pub(super) struct Exchanger {
     destinations: Arc<dyn Destinations>,
     config: OutboundConfig,
     client: Client<Connector, Full<Bytes>>,
+    connector: Connector,
     places: Arc<Semaphore>,
 }
 
@@ -62,11 +64,12 @@ impl Exchanger {
             .http1_max_buf_size(config.response_head_limit)
             .http1_max_headers(config.response_field_limit)
             .set_host(false)
-            .build(connector);
+            .build(connector.clone());
         Self {
             destinations,
             config,
             client,
+            connector,
             places,
         }
     }
@@ -171,6 +174,20 @@ impl Exchanger {
                 after: times.first_byte,
             }),
         }
+    }
+
+    /// Connects as for a request, and closes the connection.
+    pub(super) async fn connect(&self, origin: &Origin) -> Result<(), OutboundError> {
+        let connected = self.connector.clone().connect(origin).await;
+        let denied = |reason| {
+            // What is asked there, if anything is, is a request of this kind.
+            let (method, url) = (Method::GET, origin.to_string());
+            Denial { method, url, reason }.into()
+        };
+        connected.map(drop).map_err(|fault| match fault {
+            ConnectFault::Addresses(addresses) => denied(self.destinations.prohibited(origin, addresses)),
+            fault => OutboundError::in_connecting(origin, &fault).unwrap_or_else(|| denied(DenialReason::Origin)),
+        })
     }
 
     fn explain(&self, target: &Target, error: &legacy::Error) -> OutboundError {

@@ -3,6 +3,7 @@
 use super::collector::{Client, Running};
 use super::recorder::MeterRecorder;
 use super::{ExportConfig, ExportError};
+use metrics::Recorder;
 use opentelemetry::metrics::MeterProvider;
 use opentelemetry::trace::TracerProvider;
 use opentelemetry_otlp::{MetricExporter, Protocol, SpanExporter, WithExportConfig, WithHttpConfig};
@@ -63,6 +64,21 @@ impl Exporter {
     /// # Errors
     /// When the collector's URL is none, a setting is not supported, or another recorder is installed already.
     pub fn start(config: &ExportConfig) -> Result<Self, ExportError> {
+        let (exporter, recorder) = Self::start_without_recorder(config)?;
+        if let Some(recorder) = recorder {
+            metrics::set_global_recorder(recorder).map_err(|_| ExportError::Recorder)?;
+        }
+        Ok(exporter)
+    }
+
+    /// Starts to send, and leaves it to the program to install the recorder of metrics, if they are sent: for programs
+    /// that have another one beside it, behind a recorder that tells both.
+    ///
+    /// # Errors
+    /// When the collector's URL is none, or a setting is not supported.
+    pub fn start_without_recorder(
+        config: &ExportConfig,
+    ) -> Result<(Self, Option<impl Recorder + Send + Sync + use<>>), ExportError> {
         let settings = |error: opentelemetry_otlp::ExporterBuildError| ExportError::Settings(error.to_string());
         let (client, running) = Client::start(config)?;
         let traces = match &config.traces {
@@ -82,7 +98,7 @@ impl Exporter {
             }
             None => None,
         };
-        let metrics = match &config.metrics {
+        let (metrics, recorder) = match &config.metrics {
             Some(url) => {
                 let exporter = MetricExporter::builder()
                     .with_http()
@@ -97,18 +113,18 @@ impl Exporter {
                     .with_periodic_exporter(exporter)
                     .build();
                 let recorder = MeterRecorder::new(provider.meter(NAME));
-                metrics::set_global_recorder(recorder).map_err(|_| ExportError::Recorder)?;
-                Some(provider)
+                (Some(provider), Some(recorder))
             }
-            None => None,
+            None => (None, None),
         };
-        Ok(Self {
+        let exporter = Self {
             traces,
             metrics,
             client,
             timeout: config.timeout,
             _running: running,
-        })
+        };
+        Ok((exporter, recorder))
     }
 
     /// Takes the spans of this crate to the collector, and their events, as part of a subscriber.

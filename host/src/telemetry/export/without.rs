@@ -1,6 +1,7 @@
 //! In place of the exporter, where it was not built.
 
 use super::{ExportConfig, ExportError};
+use metrics::NoopRecorder;
 use tracing_subscriber::layer::Identity;
 
 /// Sends metrics and spans to a collector. There is none without the cargo feature `opentelemetry`.
@@ -13,6 +14,14 @@ impl Exporter {
     /// # Errors
     /// [`ExportError::NotBuilt`].
     pub fn start(_: &ExportConfig) -> Result<Self, ExportError> {
+        Err(ExportError::NotBuilt)
+    }
+
+    /// Fails.
+    ///
+    /// # Errors
+    /// [`ExportError::NotBuilt`].
+    pub fn start_without_recorder(_: &ExportConfig) -> Result<(Self, Option<NoopRecorder>), ExportError> {
         Err(ExportError::NotBuilt)
     }
 

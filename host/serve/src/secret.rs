@@ -29,7 +29,7 @@ impl HeaderSecret {
         ring::rand::SystemRandom::new()
             .fill(&mut *bytes)
             .map_err(|_| NoRandomness)?;
-        Ok(Self(Zeroizing::new(URL_SAFE_NO_PAD.encode(&*bytes))))
+        Ok(Self(Zeroizing::new(URL_SAFE_NO_PAD.encode(bytes.as_slice()))))
     }
 
     /// A secret that somebody else has made.

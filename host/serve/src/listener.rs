@@ -2,6 +2,8 @@
 
 #[cfg(unix)]
 mod inherited;
+#[cfg(all(test, unix))]
+mod tests;
 #[cfg(unix)]
 mod unix;
 

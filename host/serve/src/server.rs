@@ -3,6 +3,8 @@
 mod accept;
 #[cfg(unix)]
 mod descriptors;
+#[cfg(test)]
+mod tests;
 
 use crate::callers::Callers;
 use crate::config::{Address, Config, ConfigError, Protocol};

@@ -24,9 +24,10 @@ impl Inherited {
             };
         }
         // Before the rest is read, which is taken away by that.
-        let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
+        let names = std::env::var("LISTEN_FDNAMES");
         let sockets = ListenFd::from_env();
-        let mut names: Vec<String> = names.split(':').map(str::to_owned).collect();
+        let mut names: Vec<String> =
+            names.map_or_else(|_| Vec::new(), |names| names.split(':').map(str::to_owned).collect());
         // What systemd says of sockets that have no name.
         names.resize_with(sockets.len(), || "unknown".to_owned());
         Self { sockets, names }

@@ -40,7 +40,7 @@ pub(crate) async fn run(arguments: ServeArguments, telemetry: Served) -> anyhow:
 
     let control = server.control();
     let mut readiness = control.readiness();
-    let manager = Manager::default();
+    let manager = Manager;
     let mut watchdog = manager.watchdog();
     let reloading = Reloading::new(arguments, config, control, telemetry.trail);
     let (end, ended) = oneshot::channel();

@@ -156,8 +156,8 @@ mod tests {
         let mut watch = readiness.watch();
         let mut failures = vec![failure("Second."), failure("First.")];
         let probing = readiness.probe(|| ready(failures.pop().map_or(Ok(()), Err)));
+        let mut reasons = vec![watch.reason()];
         let watching = async {
-            let mut reasons = vec![watch.reason()];
             while reasons.last() != Some(&None) {
                 watch.changed().await;
                 reasons.push(watch.reason());

@@ -13,7 +13,6 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 use sd_notify::NotifyState;
 
 /// The service manager.
-#[derive(Default)]
 pub(super) struct Manager;
 
 impl Manager {

@@ -14,4 +14,5 @@ mod installed;
 mod outage;
 mod platform;
 mod refusals;
+mod renewal;
 mod tokens;

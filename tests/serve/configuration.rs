@@ -189,11 +189,7 @@ fn who_is_served_without_a_secret_and_what_nobody_gets_is_warned_of() {
     ] {
         let outcome = serve(&[&arguments[..], &["--check"]].concat());
         assert_eq!(outcome.code, Some(0), "{outcome:?}");
-        assert_eq!(
-            outcome.stderr.matches("warning: ").count(),
-            warnings.len(),
-            "{outcome:?}"
-        );
+        assert_eq!(outcome.stderr.matches(" WARN ").count(), warnings.len(), "{outcome:?}");
         for warning in warnings {
             assert!(outcome.stderr.contains(warning), "{warning} in {outcome:?}");
         }

@@ -140,7 +140,6 @@ fn document() -> String {
 }
 
 #[test]
-#[ignore = "documents cannot be read yet"]
 fn the_document_of_the_manifest_can_be_used() {
     let config = Config::from_toml(&document()).unwrap();
     assert_eq!(config.listeners.len(), 3);

@@ -147,6 +147,13 @@ impl Config {
                 return Err(Fault::new(place, key, message));
             }
         }
+        if listener.protocols.len() > 1 && listener.protocols.contains(&Protocol::EnvoyExtAuthz) {
+            let message = format!(
+                "`[{place}]` has `envoy-ext-authz` beside other protocols, but Envoy asks there for every path; write another \
+                 listener for it"
+            );
+            return Err(Fault::new(place, "protocols", message));
+        }
         if listener.caller.is_some() && listener.callers.is_some() {
             let message = format!(
                 "`[{place}]` has `caller` and `callers`; write `caller` if everybody there is that one, or `callers` for \

@@ -1,8 +1,8 @@
 //! What flags alone ask to be served: one caller, who gets what `--allow` says.
 
 use crate::arguments::ServeArguments;
-use crate::report;
-use anyhow::{Context as _, anyhow};
+use crate::log;
+use anyhow::Context as _;
 use managed_identity_host::grants::{Caller, Grant, Policy, TokenRule};
 use managed_identity_serve::config::{Address, CallerConfig, ListenerConfig};
 use managed_identity_serve::secret::SecretFile;
@@ -71,16 +71,18 @@ pub(super) fn warn(arguments: &ServeArguments) {
                  by secret or by user"
             }
         };
-        report::warning(&anyhow!(
+        tracing::warn!(
+            target: log::TARGET,
             "every program on this machine that can reach the port of {} gets tokens, whoever runs it. {cure}.",
             open.join(" and ")
-        ));
+        );
     }
     if gives_tokens && arguments.audiences.is_empty() {
-        report::warning(&anyhow!(
+        tracing::warn!(
+            target: log::TARGET,
             "nobody gets a token for anything, because nothing is allowed. Give --allow and an audience, such as \
              --allow https://vault.azure.net."
-        ));
+        );
     }
     if let Some(file) = &arguments.header_secret_file {
         warn_of_readers(file);
@@ -126,11 +128,12 @@ fn warn_of_readers(file: &Path) {
     let Ok(metadata) = std::fs::metadata(file) else { return };
     let mode = metadata.permissions().mode();
     if metadata.is_file() && mode & OTHERS != 0 && secrets(file).is_ok_and(|secrets| secrets.has_secrets) {
-        report::warning(&anyhow!(
+        tracing::warn!(
+            target: log::TARGET,
             "other users of this machine may read the secrets in {}. Run `chmod 600` on it, or keep hashes there: \
              `managed-identity secret hash` prints them.",
             file.display()
-        ));
+        );
     }
 }
 

@@ -178,8 +178,8 @@ fn what_can_safely_be_done_is_not_refused() {
     let tls = "tls = { certificate = '/c', key = '/k' }";
     for lines in [
         "address = '127.0.0.1:1'\nprotocols = ['app-service', 'metrics', 'health']".to_owned(),
-        "address = '127.0.0.1:1'\nprotocols = ['app-service', 'imds', 'envoy-ext-authz']\ncaller = 'named'".to_owned(),
-        "address = 'unix:/x'\nmode = '0666'\nprotocols = ['imds', 'envoy-ext-authz']".to_owned(),
+        "address = '127.0.0.1:1'\nprotocols = ['app-service', 'imds', 'health']\ncaller = 'named'".to_owned(),
+        "address = 'unix:/x'\nmode = '0666'\nprotocols = ['envoy-ext-authz']".to_owned(),
         "address = 'unix:/x'\nmode = '0666'\nprotocols = ['metrics']".to_owned(),
         "address = 'unix:/x'\nmode = '0660'\nprotocols = ['imds']\ncaller = 'named'".to_owned(),
         "address = 'systemd:x'\nprotocols = ['imds', 'app-service']".to_owned(),
@@ -377,6 +377,10 @@ fn a_mistake_is_told_with_its_line_and_its_cure() {
             "line 1: nobody could get a token at `[listener.l]`: in `imds` callers cannot be told apart over TCP; add `caller = \"NAME\"` here",
         ),
         (
+            tcp("'envoy-ext-authz', 'health'", "caller = 'named'"),
+            "`[listener.l]` has `envoy-ext-authz` beside other protocols",
+        ),
+        (
             tcp("'envoy-ext-authz'", "callers = ['user']"),
             "in `envoy-ext-authz` callers cannot be told apart over TCP",
         ),
@@ -402,7 +406,7 @@ fn a_mistake_is_told_with_its_line_and_its_cure() {
             "line 2: `[listener.l]` is at 0.0.0.0:1, which is no loopback address, so other machines could reach it: `imds` has no secrets",
         ),
         (
-            far("'app-service', 'envoy-ext-authz'", &format!("caller = 'named'\n{tls}")),
+            far("'envoy-ext-authz'", &format!("caller = 'named'\n{tls}")),
             "`envoy-ext-authz` answers whoever asks with a token; write a loopback address, such as `127.0.0.1:1`",
         ),
         (

@@ -47,7 +47,7 @@ pub enum ServeError {
         /// The listener's name.
         name: String,
         /// Why not.
-        error: CertificateError,
+        error: Box<CertificateError>,
     },
 }
 
@@ -207,7 +207,7 @@ fn certificates(config: &Config) -> Result<BTreeMap<String, Certificate>, ServeE
         if let Some(files) = &listener.tls {
             let certificate = Certificate::read(files).map_err(|error| ServeError::Certificate {
                 name: name.clone(),
-                error,
+                error: error.into(),
             })?;
             certificates.insert(name.clone(), certificate);
         }
@@ -227,9 +227,7 @@ fn sockets(config: &Config) -> Result<Vec<Listener>, ServeError> {
         )
     };
     let mut sockets = Vec::new();
-    // What systemd listens on is known only now.
-    let mut known = config.clone();
-    for (name, listener) in &mut known.listeners {
+    for (name, listener) in &config.listeners {
         #[cfg(unix)]
         let socket = Listener::bind(&listener.address, &mut inherited);
         #[cfg(not(unix))]
@@ -239,11 +237,11 @@ fn sockets(config: &Config) -> Result<Vec<Listener>, ServeError> {
             error,
         })?;
         if let (Address::Systemd(_), Some(address)) = (&listener.address, socket.tcp_address()) {
-            listener.address = Address::Tcp(address);
+            // Known only now.
+            config.check_listener(name, &Address::Tcp(address))?;
         }
         sockets.push(socket);
     }
-    known.check()?;
     Ok(sockets)
 }
 
@@ -279,7 +277,7 @@ impl Control {
             if let Some(files) = config.listeners.get(name).and_then(|listener| listener.tls.as_ref()) {
                 let shown = server_config(files).map_err(|error| ServeError::Certificate {
                     name: name.clone(),
-                    error,
+                    error: error.into(),
                 })?;
                 renewed.push((certificate, shown));
             }

@@ -26,11 +26,13 @@ struct Serving {
 
 impl Serving {
     fn new(most: usize) -> Self {
-        let mut limits = Limits::default();
-        limits.request_timeout = seconds(10);
-        limits.idle_timeout = seconds(300);
-        limits.header_bytes = 4_096;
-        limits.body_bytes = 1_024;
+        let limits = Limits {
+            request_timeout: seconds(10),
+            idle_timeout: seconds(300),
+            header_bytes: 4_096,
+            body_bytes: 1_024,
+            ..Limits::default()
+        };
         Self {
             connections: Arc::new(Connections::new(most)),
             limits,

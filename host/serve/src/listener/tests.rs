@@ -123,6 +123,7 @@ async fn a_port_that_is_in_use_is_told_and_one_that_was_used_is_free_at_once() {
 
 /// In a process of its own, which is this test again.
 #[test]
+#[expect(clippy::print_stderr, reason = "the test that started it reads what was taken")]
 fn what_systemd_has_opened_is_taken_by_its_name() {
     const NAME: &str = "listener::tests::what_systemd_has_opened_is_taken_by_its_name";
     const WANTED: &str = "MANAGED_IDENTITY_TEST_SOCKETS";

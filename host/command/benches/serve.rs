@@ -21,7 +21,7 @@ type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 const AUDIENCE: &str = "https://vault.azure.net";
 const TARGET: &str = "/msi/token?api-version=2019-08-01&resource=https%3A%2F%2Fvault.azure.net";
 /// Only for this run, on a port that nobody else knows.
-const SECRET: &str = "a secret that is no secret, 0123456789";
+const SECRET: &str = "a-secret-that-is-no-secret-0123456789";
 /// What the bare server answers: about what a token reply has.
 const BARE_REPLY: usize = 1_600;
 const CONNECTIONS: u32 = 64;

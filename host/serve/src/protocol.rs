@@ -6,6 +6,7 @@ mod envoy_ext_authz;
 mod health;
 mod host_header;
 mod imds;
+mod log_volume;
 mod metrics;
 mod query;
 mod refusal;

@@ -101,6 +101,16 @@ impl Refusal {
         )
     }
 
+    /// A web page may have sent it, and not Envoy.
+    pub(super) fn foreign_host() -> Self {
+        Self::new(
+            StatusCode::FORBIDDEN,
+            Cause::Denied,
+            "The request says by header what the token is for, and its Host names another server, so that a web page could \
+             have sent it. Add the name to `hosts` of the listener, or let Envoy ask over a Unix socket.",
+        )
+    }
+
     /// There is nothing at this path.
     pub(super) fn not_found() -> Self {
         Self::new(

@@ -175,3 +175,35 @@ fn envoy_gets_the_token_as_a_header() {
         assert!(!head.contains("\r\nauthorization:"), "{head}");
     }
 }
+
+#[test]
+fn nobody_writes_lines_of_their_own_into_the_log_or_fills_it() {
+    let platform = Emulated::start();
+    let served = serve(&platform, Source::Imds);
+    let address = served.address("imds");
+    let named = "x%0d%0aFORGED+%1b%5B31m%E2%80%A8";
+    let (path, query) = (PROTOCOLS[1].1, format!("?api-version=2019-08-01&resource={VAULT}"));
+    let (status, _, body) = get(
+        address,
+        &format!("{path}{query}&{named}=1&{named}=2"),
+        &["Metadata: true"],
+    );
+    assert_eq!(status, 400);
+    assert!(json(&body)["error_description"].as_str().unwrap().is_ascii(), "{body}");
+    for _ in 0..200 {
+        let (status, _, _) = get(served.address("app-service"), &format!("/msi/token{query}"), &[]);
+        assert_eq!(status, 401);
+    }
+    served.signal("TERM");
+    let (code, log) = served.end();
+    assert_eq!(code, Some(0));
+    let forged: Vec<_> = log.lines().filter(|line| line.contains("FORGED")).collect();
+    assert_eq!(forged.len(), 1, "{log}");
+    assert!(forged[0].contains(" INFO ") && forged[0].is_ascii(), "{forged:?}");
+    // As many as in a second, and a machine that is busy may take some seconds.
+    let refused = log
+        .lines()
+        .filter(|line| line.contains("X-IDENTITY-HEADER header"))
+        .count();
+    assert!((1..200).contains(&refused), "{refused}");
+}

@@ -6,6 +6,7 @@ mod envoy_ext_authz;
 mod health;
 mod host_header;
 mod imds;
+mod log_volume;
 mod metrics;
 mod query;
 mod refusal;
@@ -128,13 +129,17 @@ fn refused(protocol: Option<Protocol>, request: &Parts, user: User, service: &Se
         let refusal = Refusal::malformed("The request has a whole URL for its target, but this is not a proxy.");
         return Some(told(protocol, &refusal));
     }
-    let is_plain_tcp = user.is_none() && !service.is_tls;
-    // Envoy asks in the name of whatever host a request of its own goes to.
+    // Envoy asks in the name of whatever host a request of its own goes to; which of these matter is looked at there.
     let names_hosts = protocol == Some(Protocol::EnvoyExtAuthz);
-    if is_plain_tcp && !names_hosts && !host_header::is_own(request, &service.hosts) {
+    if is_plain_tcp(user, service) && !names_hosts && !host_header::is_own(request, &service.hosts) {
         return Some(told(protocol, &Refusal::misdirected()));
     }
     None
+}
+
+/// Whether a web page could have asked, of which only `Host` tells.
+fn is_plain_tcp(user: User, service: &Service) -> bool {
+    user.is_none() && !service.is_tls
 }
 
 /// A refusal in the words of the protocol.

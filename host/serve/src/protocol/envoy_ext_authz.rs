@@ -19,9 +19,13 @@
 //! `headers_to_add` replaces what the sender has put into the same headers; without it, and if `allowed_headers` lets them
 //! through, the sender would choose among the audiences of the `token` rules. So give such rules only to a caller whose
 //! Envoy sets these headers.
+//!
+//! Over TCP without TLS, such a request must also name this machine, or one of the listener's `hosts`, in `Host`. A web page
+//! whose name resolves to here (DNS rebinding) can send any header, and read the token in the answer, but not choose its
+//! `Host`. Requests without these headers need no such care: what they are given depends on their `Host` alone.
 
 use super::refusal::Refusal;
-use super::{Reply, Service, reply};
+use super::{Reply, Service, host_header, is_plain_tcp, reply};
 use crate::callers::Known;
 use crate::config::Protocol;
 use crate::connection::User;
@@ -42,7 +46,7 @@ pub(super) async fn answer(request: &Parts, user: User, service: &Service) -> Re
         refusal.log(Protocol::EnvoyExtAuthz, None);
         return refusal.envoy();
     };
-    let decided = match decide(request, &asker, service).await {
+    let decided = match decide(request, user, &asker, service).await {
         Ok(Some(token)) => authorized(&token),
         Ok(None) => Ok(reply::empty(StatusCode::OK)),
         Err(refusal) => Err(refusal),
@@ -54,9 +58,17 @@ pub(super) async fn answer(request: &Parts, user: User, service: &Service) -> Re
 }
 
 /// The token that the request is to be sent with, if it is to be sent with one.
-async fn decide(request: &Parts, asker: &Known, service: &Service) -> Result<Option<Arc<AccessToken>>, Refusal> {
+async fn decide(
+    request: &Parts,
+    user: User,
+    asker: &Known,
+    service: &Service,
+) -> Result<Option<Arc<AccessToken>>, Refusal> {
     let timeout = service.shared.limits.token_timeout;
     if let Some(asked) = asked_by_envoy(&request.headers, asker)? {
+        if is_plain_tcp(user, service) && !host_header::is_own(request, &service.hosts) {
+            return Err(Refusal::foreign_host());
+        }
         return Ok(Some(asker.granted.token(&asked.with_timeout(timeout)).await?));
     }
     let host = once(&request.headers, &HOST)?.ok_or_else(|| Refusal::malformed("The request has no Host."))?;

@@ -1,6 +1,7 @@
 //! The query of a request, decoded as forms are (`application/x-www-form-urlencoded`), and strictly: what two servers could
 //! read in two ways is refused.
 
+use managed_identity_host::document::shown;
 use std::borrow::Cow;
 
 /// More parameters than any token request has.
@@ -17,7 +18,8 @@ pub(super) enum QueryFault {
     /// `%` without two hexadecimal digits, or octets that are not UTF-8.
     #[error("The query has a parameter that is not percent-encoded UTF-8")]
     Encoding,
-    /// Two parameters of one name, of which another server may have read the other one.
+    /// Two parameters of one name, of which another server may have read the other one. The name is escaped, because it is
+    /// logged: a line break in it would begin a line that looks like one of ours.
     #[error("Query parameter '{0}' is specified more than once")]
     Duplicate(String),
     #[error("The query has more than {MOST_PARAMETERS} parameters")]
@@ -34,7 +36,7 @@ impl<'a> Query<'a> {
                 .iter()
                 .any(|(earlier, _)| earlier.eq_ignore_ascii_case(&name))
             {
-                return Err(QueryFault::Duplicate(name.into_owned()));
+                return Err(QueryFault::Duplicate(shown(&name).into_owned()));
             }
             if parameters.len() == MOST_PARAMETERS {
                 return Err(QueryFault::TooMany);

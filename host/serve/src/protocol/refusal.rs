@@ -21,6 +21,7 @@
 //! The metadata service itself says 410 while it updates itself. Nothing is gained by that here: the broker has waited
 //! already, clients of App Service take 410 for the end, and 503 is repeated by all.
 
+use super::log_volume::LogVolume;
 use super::reply::{self, Object};
 use super::{QueryFault, Reply};
 use crate::config::Protocol;
@@ -29,6 +30,7 @@ use http::{HeaderName, HeaderValue, StatusCode};
 use managed_identity_host::grants::Caller;
 use managed_identity_host::{Cause, TokenError};
 use std::fmt::Write as _;
+use std::time::Instant;
 
 /// Tells Envoy, and whoever reads its logs, what the cause was.
 pub(super) const ERROR: HeaderName = HeaderName::from_static("x-managed-identity-error");
@@ -99,6 +101,16 @@ impl Refusal {
         )
     }
 
+    /// A web page may have sent it, and not Envoy.
+    pub(super) fn foreign_host() -> Self {
+        Self::new(
+            StatusCode::FORBIDDEN,
+            Cause::Denied,
+            "The request says by header what the token is for, and its Host names another server, so that a web page could \
+             have sent it. Add the name to `hosts` of the listener, or let Envoy ask over a Unix socket.",
+        )
+    }
+
     /// There is nothing at this path.
     pub(super) fn not_found() -> Self {
         Self::new(
@@ -116,16 +128,51 @@ impl Refusal {
     }
 
     /// Tells the log. The messages hold no secret, and nothing of the request that could be taken for a line of the log.
+    ///
+    /// Whoever can connect can be refused without end, so only some of it is logged, and the rest at the level for
+    /// debugging. Those whom nobody knows cannot keep out what is said of callers, nor can either keep out failures.
     pub(super) fn log(&self, protocol: Protocol, caller: Option<&Caller>) {
+        static STRANGERS: LogVolume = LogVolume::new();
+        static CALLERS: LogVolume = LogVolume::new();
+        static FAILURES: LogVolume = LogVolume::new();
         let (status, cause) = (self.status.as_u16(), self.cause.name());
-        let (caller, protocol) = (caller.map(Caller::name), protocol.name());
+        let (is_known, caller, protocol) = (caller.is_some(), caller.map(Caller::name), protocol.name());
         let (correlation_id, message) = (&*self.correlation_id, &*self.message);
-        if self.status.is_server_error() || self.status == StatusCode::FAILED_DEPENDENCY {
-            tracing::warn!(protocol, caller, status, cause, correlation_id, "no token: {message}");
-        } else if caller.is_none() && self.is_unattributed() {
+        if !is_known && self.is_unattributed() {
             tracing::debug!(protocol, status, cause, correlation_id, "request refused");
+            return;
+        }
+        let is_failure = self.status.is_server_error() || self.status == StatusCode::FAILED_DEPENDENCY;
+        let volume = match (is_failure, is_known) {
+            (true, _) => &FAILURES,
+            (false, true) => &CALLERS,
+            (false, false) => &STRANGERS,
+        };
+        let Some(unlogged) = volume.line(Instant::now()) else {
+            tracing::debug!(protocol, caller, status, cause, correlation_id, "no token: {message}");
+            return;
+        };
+        let unlogged = (unlogged > 0).then_some(unlogged);
+        if is_failure {
+            tracing::warn!(
+                protocol,
+                caller,
+                status,
+                cause,
+                correlation_id,
+                unlogged,
+                "no token: {message}"
+            );
         } else {
-            tracing::info!(protocol, caller, status, cause, correlation_id, "no token: {message}");
+            tracing::info!(
+                protocol,
+                caller,
+                status,
+                cause,
+                correlation_id,
+                unlogged,
+                "no token: {message}"
+            );
         }
     }
 

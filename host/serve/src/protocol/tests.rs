@@ -421,6 +421,26 @@ async fn envoy_is_given_a_token_for_a_host_that_is_granted() {
 }
 
 #[tokio::test]
+async fn a_web_page_cannot_say_in_envoys_place_what_a_token_is_for() {
+    let mut stand = Stand::start(&[Protocol::EnvoyExtAuthz]);
+    stand.service.caller = Some(Caller::new("report"));
+    stand.service.hosts.push("proxied.example".to_owned());
+    let audience = ("x-managed-identity-audience", VAULT);
+    for (fields, is_tls, status) in [
+        (vec![("host", "rebound.example:8000"), audience], false, 403),
+        (vec![audience], false, 403),
+        (vec![("host", "localhost"), audience], false, 200),
+        (vec![("host", "proxied.example:8443"), audience], false, 200),
+        (vec![("host", "rebound.example:8000"), audience], true, 200),
+    ] {
+        stand.service.is_tls = is_tls;
+        let answer = stand.ask(None, "GET", "/", &fields).await;
+        assert_eq!(answer.status, status, "{fields:?}: {answer:?}");
+        assert_eq!(answer.headers.contains_key("authorization"), status == 200);
+    }
+}
+
+#[tokio::test]
 async fn a_platform_that_throttles_is_passed_on_with_its_wait() {
     let stand = Stand::start(&[Protocol::AppService, Protocol::Imds]);
     let fault =

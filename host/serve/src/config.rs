@@ -134,6 +134,23 @@ fn listener_place(name: &str) -> String {
     format!("listener.{name}")
 }
 
+impl ListenerConfig {
+    /// What the other has otherwise. That the certificate is in other files is no difference.
+    pub(crate) fn differs(&self, other: &Self) -> Vec<&'static str> {
+        [
+            ("address", self.address == other.address),
+            ("protocols", self.protocols == other.protocols),
+            ("caller", self.caller == other.caller),
+            ("callers", self.callers == other.callers),
+            ("tls", self.tls.is_some() == other.tls.is_some()),
+            ("hosts", self.hosts == other.hosts),
+        ]
+        .into_iter()
+        .filter_map(|(key, is_same)| (!is_same).then_some(key))
+        .collect()
+    }
+}
+
 /// An address to listen on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Address {

@@ -142,6 +142,19 @@ impl Listener {
         }
     }
 
+    /// The path of a socket in the file system, and who may connect to it. Where that cannot be known, everybody may: to an
+    /// abstract socket, which has no path.
+    #[cfg(unix)]
+    pub(crate) fn unix_address(&self) -> Option<(std::path::PathBuf, u32)> {
+        use std::os::unix::fs::PermissionsExt as _;
+        const EVERYBODY: u32 = 0o666;
+        let Self::Unix(listener) = self else { return None };
+        let path = listener.path().unwrap_or_else(|| Path::new("/"));
+        let mode = listener.path().and_then(|path| path.metadata().ok());
+        let mode = mode.map_or(EVERYBODY, |found| found.permissions().mode() & 0o777);
+        Some((path.to_owned(), mode))
+    }
+
     /// The address as it is announced.
     pub(crate) fn address(&self) -> String {
         let path = match self {

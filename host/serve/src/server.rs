@@ -7,7 +7,7 @@ mod descriptors;
 mod tests;
 
 use crate::callers::Callers;
-use crate::config::{Address, Config, ConfigError, Protocol};
+use crate::config::{Address, Config, ConfigError, ListenerConfig, Protocol};
 use crate::connection::Connections;
 #[cfg(unix)]
 use crate::listener::Inherited;
@@ -40,6 +40,15 @@ pub enum ServeError {
         name: String,
         /// Why not.
         error: ListenError,
+    },
+    /// Another configuration wants a listener to be another one than it is.
+    #[error(
+        "`{keys}` cannot change while the server runs, and grants that were meant for the new listener must not be had at \
+         the old one; start the server again, or write what was there before"
+    )]
+    Running {
+        /// What differs, such as `listener.programs.address`.
+        keys: String,
     },
     /// The certificate of a listener cannot be shown.
     #[error("the listener {name} cannot speak TLS: {error}")]
@@ -78,6 +87,8 @@ pub struct Control {
     gate: Gate,
     shared: Arc<Shared>,
     connections: Arc<Connections>,
+    /// As they were when the server began.
+    listeners: Arc<BTreeMap<String, ListenerConfig>>,
     /// By the name of the listener.
     certificates: Arc<BTreeMap<String, Certificate>>,
 }
@@ -139,6 +150,7 @@ impl Server {
             gate,
             shared,
             connections: Arc::new(Connections::new(most)),
+            listeners: Arc::new(config.listeners.clone()),
             certificates: Arc::new(certificates),
         };
         Ok(Self {
@@ -240,6 +252,10 @@ fn sockets(config: &Config) -> Result<Vec<Listener>, ServeError> {
             // Known only now.
             config.check_listener(name, &Address::Tcp(address))?;
         }
+        #[cfg(unix)]
+        if let (Address::Systemd(_), Some((path, mode))) = (&listener.address, socket.unix_address()) {
+            config.check_listener(name, &Address::Unix(path, mode))?;
+        }
         sockets.push(socket);
     }
     Ok(sockets)
@@ -265,13 +281,27 @@ impl Control {
         self.shared.readiness.watch()
     }
 
-    /// Puts what another configuration says of callers, grants and certificates in force; what it says of listeners, the
-    /// upstream and limits needs a new start.
+    /// Puts what another configuration says of callers, grants and certificates in force; what it says of further listeners,
+    /// the upstream and limits needs a new start.
     ///
     /// # Errors
-    /// When it cannot be used; all is as it was then.
+    /// When it cannot be used, or has other listeners in place of those that are there; all is as it was then.
     pub fn reload(&self, config: &Config) -> Result<(), ServeError> {
         config.check()?;
+        let mut changed = Vec::new();
+        for (name, running) in &*self.listeners {
+            match config.listeners.get(name) {
+                Some(listener) => {
+                    let keys = running.differs(listener).into_iter();
+                    changed.extend(keys.map(|key| format!("listener.{name}.{key}")));
+                }
+                None => changed.push(format!("listener.{name}")),
+            }
+        }
+        if !changed.is_empty() {
+            let keys = changed.join("`, `");
+            return Err(ServeError::Running { keys });
+        }
         let mut renewed = Vec::new();
         for (name, certificate) in &*self.certificates {
             if let Some(files) = config.listeners.get(name).and_then(|listener| listener.tls.as_ref()) {

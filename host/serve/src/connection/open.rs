@@ -50,6 +50,8 @@ struct Slot {
 
 /// Instead of the moment since which a connection is idle: it has a request under way.
 const BUSY: u64 = 0;
+/// Beside the moment since which a connection was idle: a request is arriving.
+const ARRIVING: u64 = 1;
 /// Instead of that moment: it was told to end, because it was idle.
 const ENDING: u64 = u64::MAX;
 
@@ -67,7 +69,8 @@ impl Connections {
     }
 
     /// A place for one more, which is waited for when there are too many: until one has ended. The one that has been idle
-    /// longest is told to end, if any is idle.
+    /// longest is told to end; if none is idle, the one whose request has taken longest to arrive. So clients that only
+    /// begin requests keep nobody out.
     pub(crate) async fn place(self: &Arc<Self>) -> Place {
         if let Some(place) = self.take() {
             return place;
@@ -124,8 +127,8 @@ impl Connections {
             let longest = slots
                 .open
                 .values()
-                .filter_map(|slot| Some((slot.idle_since()?, slot)))
-                .min_by_key(|(since, _)| *since);
+                .filter_map(|slot| Some((slot.waiting_since()?, slot)))
+                .min_by_key(|(since, _)| (since & ARRIVING, *since));
             let Some((since, slot)) = longest else { return };
             // It may have got a request meanwhile.
             if slot.end(since) {
@@ -170,10 +173,10 @@ impl Connections {
         slots.open.len()
     }
 
-    /// Nanoseconds since the first, of which there are enough for 584 years.
+    /// Nanoseconds since the first, of which there are enough for 584 years. Even, so that there is a bit for more.
     fn now(&self) -> u64 {
         let nanoseconds = u64::try_from(self.origin.elapsed().as_nanos()).unwrap_or(ENDING);
-        nanoseconds.saturating_add(1).min(ENDING - 1)
+        nanoseconds.clamp(2, ENDING - 1) & !ARRIVING
     }
 
     fn tell(&self) {
@@ -188,13 +191,13 @@ impl Connections {
 }
 
 impl Slot {
-    /// Since when it is idle, if it is and can be told to end.
-    fn idle_since(&self) -> Option<u64> {
+    /// Since when it has no request, or none that has arrived, if it can be told to end.
+    fn waiting_since(&self) -> Option<u64> {
         let since = self.idle.load(Ordering::SeqCst);
         (self.task.is_some() && since != BUSY && since != ENDING).then_some(since)
     }
 
-    /// Tells it to end, if it has been idle since then.
+    /// Tells it to end, if nothing has changed since then.
     fn end(&self, since: u64) -> bool {
         let is_idle = self
             .idle
@@ -207,7 +210,8 @@ impl Slot {
     }
 
     fn end_if_idle(&self) -> bool {
-        self.idle_since().is_some_and(|since| self.end(since))
+        let idle = self.waiting_since().filter(|since| since & ARRIVING == 0);
+        idle.is_some_and(|since| self.end(since))
     }
 }
 
@@ -248,21 +252,31 @@ impl Place {
         self.connections.is_draining.load(Ordering::SeqCst)
     }
 
-    /// A request has begun. False when the connection was told to end before, which it has to do.
+    /// A request has begun to arrive. False when the connection was told to end before, which it has to do.
+    pub(super) fn arriving(&self) -> bool {
+        self.change(|since| since | ARRIVING)
+    }
+
+    /// A request is there. False when the connection was told to end before.
     pub(super) fn busy(&self) -> bool {
+        self.change(|_| BUSY)
+    }
+
+    fn change(&self, next: impl Fn(u64) -> u64) -> bool {
         let since = self.idle.load(Ordering::SeqCst);
         // Nobody else changes it, but to tell it to end.
         since == BUSY
             || since != ENDING
                 && self
                     .idle
-                    .compare_exchange(since, BUSY, Ordering::SeqCst, Ordering::SeqCst)
+                    .compare_exchange(since, next(since), Ordering::SeqCst, Ordering::SeqCst)
                     .is_ok()
     }
 
     /// No request is under way any more.
     pub(super) fn idle(&self) {
-        if self.idle.load(Ordering::SeqCst) == BUSY {
+        let since = self.idle.load(Ordering::SeqCst);
+        if since == BUSY || since != ENDING && since & ARRIVING != 0 {
             self.idle.store(self.connections.now(), Ordering::SeqCst);
             self.connections.tell();
         }

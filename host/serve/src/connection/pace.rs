@@ -99,7 +99,7 @@ impl Pace {
     /// The first byte of a request has come. False when the connection has been told to end before.
     fn receiving(&self) -> bool {
         self.go(Stage::Receiving);
-        self.place.busy()
+        self.place.arriving()
     }
 
     /// A request is there. It may have come with the one before it, so that nothing was read for it.

@@ -384,6 +384,31 @@ async fn where_there_is_no_room_the_longest_idle_makes_it_and_nobody_with_a_requ
 }
 
 #[tokio::test(start_paused = true)]
+async fn clients_that_only_begin_requests_keep_nobody_out() {
+    let serving = Serving::new(3);
+    let mut held = serving.connect().await;
+    held.send(b"GET /held HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    let mut first = serving.connect().await;
+    first.send(b"GET /a HTTP/1.1\r\n").await;
+    assert!(held.is_open().await && first.is_open().await);
+    sleep(seconds(1)).await;
+    let mut second = serving.connect().await;
+    second.send(b"GET /a HTTP/1.1\r\n").await;
+    assert!(second.is_open().await);
+    // Nobody is idle, and nobody has to wait until a request is given up.
+    let before = Instant::now();
+    let mut third = serving.connect().await;
+    assert_eq!(before.elapsed(), Duration::ZERO);
+    assert!(!first.is_open().await);
+    // Whoever is idle goes first.
+    let mut fourth = serving.connect().await;
+    assert!(!third.is_open().await);
+    assert!(held.is_open().await && second.is_open().await && fourth.is_open().await);
+    second.send(b"Host: x\r\n\r\n").await;
+    second.read_to("\r\n\r\n/a").await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn at_the_end_idle_connections_are_closed_and_requests_get_their_replies() {
     let serving = Serving::new(10);
     let mut idle = serving.connect().await;

@@ -24,6 +24,7 @@
 use super::reply::{self, Object};
 use super::{QueryFault, Reply};
 use crate::config::Protocol;
+use crate::telemetry::LOG_TARGET;
 use http::header::{ALLOW, RETRY_AFTER};
 use http::{HeaderName, HeaderValue, StatusCode};
 use managed_identity_host::grants::Caller;
@@ -121,11 +122,11 @@ impl Refusal {
         let (caller, protocol) = (caller.map(Caller::name), protocol.name());
         let (correlation_id, message) = (&*self.correlation_id, &*self.message);
         if self.status.is_server_error() || self.status == StatusCode::FAILED_DEPENDENCY {
-            tracing::warn!(protocol, caller, status, cause, correlation_id, "no token: {message}");
+            tracing::warn!(target: LOG_TARGET, protocol, caller, status, cause, correlation_id, "no token: {message}");
         } else if caller.is_none() && self.is_unattributed() {
-            tracing::debug!(protocol, status, cause, correlation_id, "request refused");
+            tracing::debug!(target: LOG_TARGET, protocol, status, cause, correlation_id, "request refused");
         } else {
-            tracing::info!(protocol, caller, status, cause, correlation_id, "no token: {message}");
+            tracing::info!(target: LOG_TARGET, protocol, caller, status, cause, correlation_id, "no token: {message}");
         }
     }
 

@@ -29,6 +29,17 @@ fn the_policy_in_the_readme_is_one() {
 }
 
 #[test]
+fn the_configuration_of_a_server_in_the_readme_is_one() {
+    let shown = README
+        .split("```toml\n")
+        .nth(2)
+        .and_then(|rest| rest.split("```").next())
+        .expect("the README shows a configuration");
+    let config = managed_identity_serve::Config::from_toml(shown).expect("it can be used");
+    assert_eq!((config.listeners.len(), config.callers.len()), (2, 1));
+}
+
+#[test]
 fn the_sizes_in_the_readme_are_those_of_the_components() {
     use managed_identity_host::{EMBEDDED_0_2, EMBEDDED_0_3};
     for (version, component) in [("0.2", EMBEDDED_0_2), ("0.3", EMBEDDED_0_3)] {

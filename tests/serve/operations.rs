@@ -333,9 +333,12 @@ fn a_log_for_people_has_a_line_for_each_event_and_no_colours_where_nobody_looks(
     let platform = Emulated::start();
     let served = Served::start(&platform, Source::AppService, &LISTENERS, &PROTOCOLS);
     until("ready", || get(served.address("health"), "/readyz", "").0 == 200);
+    // What is refused is told under the same name.
+    assert_eq!(ask(&served, ""), 401);
     served.signal("TERM");
     let (code, log) = served.end();
     assert_eq!(code, Some(0), "{log}");
+    assert!(log.contains("status=401"), "{log}");
     assert!(!log.contains('\u{1b}'), "{log:?}");
     for line in log.lines() {
         let (time, rest) = line.split_once(' ').unwrap();

@@ -32,9 +32,9 @@ pub(crate) enum Threshold {
     Error,
     /// And what should be looked at
     Warn,
-    /// And what changes the server
+    /// And what changes the server, and what the policy refuses
     Info,
-    /// And each request that is refused
+    /// And each request that is malformed
     Debug,
 }
 

@@ -15,6 +15,7 @@ use crate::listener::{ListenError, Listener};
 use crate::protocol::{Service, Shared};
 use crate::readiness::{Readiness, ReadinessWatch};
 use crate::telemetry;
+use crate::telemetry::LOG_TARGET;
 use crate::tls::{Certificate, CertificateError, server_config};
 use accept::Accepting;
 use arc_swap::ArcSwap;
@@ -201,13 +202,14 @@ impl Server {
         if timeout_at(until, control.connections.drained()).await.is_err() {
             let connections = control.connections.end_all();
             tracing::warn!(
+                target: LOG_TARGET,
                 connections,
                 "requests that are still under way are given up: the time to end is over"
             );
         }
         // Calls of the platform that nobody waits for any more may take longer, and end with the process.
         if timeout_at(until, control.gate.broker().shutdown()).await.is_err() {
-            tracing::warn!("the identity source has not ended in time");
+            tracing::warn!(target: LOG_TARGET, "the identity source has not ended in time");
         }
     }
 }

@@ -9,7 +9,7 @@
 //! |---|---|---|---|
 //! | `managed_identity_serve_requests_total` | counter | `protocol`, `status` | requests that were answered: by the protocol's name, or `none` where no protocol has the path, and by the status of the reply |
 //! | `managed_identity_serve_connections` | gauge | | connections that are open |
-//! | `managed_identity_serve_connections_closed_total` | counter | `reason` | connections that have ended, and why |
+//! | `managed_identity_serve_connections_closed_total` | counter | `reason` | connections that the server itself has closed, and why: `idle`, `request-timeout`, `reply-timeout`, `refused` (a client that read no end of its refusal), `limit` (idle, and another one needed the place), `tls` (a handshake that failed), `drain-timeout` |
 //! | `managed_identity_serve_ready` | gauge | | 1 when the server is ready, 0 when it is not: what `/readyz` says |
 //! | `managed_identity_serve_reloads_total` | counter | `outcome` | reloads of the configuration: `applied`, or `refused`, when the one before stays in force |
 //! | `process_start_time_seconds` | gauge | | when the process began, in seconds since 1970-01-01T00:00:00Z |
@@ -19,7 +19,8 @@
 //! # Log
 //!
 //! Events have the target `managed_identity::serve`: what changes the server at `INFO`, what an operator should look at at
-//! `WARN`, and requests that were refused at `DEBUG`.
+//! `WARN`. Requests that were refused are there too: at `WARN` where the platform or the broker itself is at fault, at `INFO`
+//! where the policy is, and at `DEBUG` where the request is none.
 
 use metrics::{Unit, counter, describe_counter, describe_gauge, gauge};
 use metrics_exporter_prometheus::{BuildError, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
@@ -33,7 +34,7 @@ pub const LOG_TARGET: &str = "managed_identity::serve";
 pub const REQUESTS: &str = "managed_identity_serve_requests_total";
 /// Gauge: connections that are open.
 pub const CONNECTIONS: &str = "managed_identity_serve_connections";
-/// Counter: connections that have ended, by [`REASON`].
+/// Counter: connections that the server itself has closed, by [`REASON`].
 pub const CONNECTIONS_CLOSED: &str = "managed_identity_serve_connections_closed_total";
 /// Gauge: 1 when the server is ready, 0 when it is not.
 pub const READY: &str = "managed_identity_serve_ready";
@@ -44,7 +45,7 @@ pub const RELOADS: &str = "managed_identity_serve_reloads_total";
 pub const PROTOCOL: &str = "protocol";
 /// Label: the status of a reply, in digits.
 pub const STATUS: &str = "status";
-/// Label: why a connection has ended.
+/// Label: why a connection was closed.
 pub const REASON: &str = "reason";
 /// Label: how a reload ended, [`APPLIED`] or [`REFUSED`].
 pub const OUTCOME: &str = "outcome";
@@ -91,7 +92,11 @@ pub fn reloaded(outcome: &'static str) {
 pub(crate) fn describe() {
     describe_counter!(REQUESTS, Unit::Count, "Requests that were answered.");
     describe_gauge!(CONNECTIONS, Unit::Count, "Connections that are open.");
-    describe_counter!(CONNECTIONS_CLOSED, Unit::Count, "Connections that have ended.");
+    describe_counter!(
+        CONNECTIONS_CLOSED,
+        Unit::Count,
+        "Connections that the server has closed."
+    );
     describe_gauge!(READY, "1 when the server is ready, 0 when it is not.");
     describe_counter!(RELOADS, Unit::Count, "Reloads of the configuration.");
     describe_gauge!(

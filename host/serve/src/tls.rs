@@ -1,6 +1,7 @@
 //! The certificates that listeners show.
 
 use crate::config::TlsFiles;
+use crate::telemetry::LOG_TARGET;
 use arc_swap::ArcSwap;
 use rustls::ServerConfig;
 use rustls::crypto::ring::default_provider;
@@ -112,6 +113,7 @@ fn warn_of_readers(key: &Path) {
     let mode = std::fs::metadata(key).map_or(0, |key| key.permissions().mode());
     if mode & 0o044 != 0 {
         tracing::warn!(
+            target: LOG_TARGET,
             key = %key.display(),
             mode = format!("{:o}", mode & 0o7777),
             "the private key can be read by other users than its owner; `chmod 600` it"

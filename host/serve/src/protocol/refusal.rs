@@ -25,6 +25,7 @@ use super::log_volume::LogVolume;
 use super::reply::{self, Object};
 use super::{QueryFault, Reply};
 use crate::config::Protocol;
+use crate::telemetry::LOG_TARGET;
 use http::header::{ALLOW, RETRY_AFTER};
 use http::{HeaderName, HeaderValue, StatusCode};
 use managed_identity_host::grants::Caller;
@@ -139,7 +140,7 @@ impl Refusal {
         let (is_known, caller, protocol) = (caller.is_some(), caller.map(Caller::name), protocol.name());
         let (correlation_id, message) = (&*self.correlation_id, &*self.message);
         if !is_known && self.is_unattributed() {
-            tracing::debug!(protocol, status, cause, correlation_id, "request refused");
+            tracing::debug!(target: LOG_TARGET, protocol, status, cause, correlation_id, "request refused");
             return;
         }
         let is_failure = self.status.is_server_error() || self.status == StatusCode::FAILED_DEPENDENCY;
@@ -149,12 +150,13 @@ impl Refusal {
             (false, false) => &STRANGERS,
         };
         let Some(unlogged) = volume.line(Instant::now()) else {
-            tracing::debug!(protocol, caller, status, cause, correlation_id, "no token: {message}");
+            tracing::debug!(target: LOG_TARGET, protocol, caller, status, cause, correlation_id, "no token: {message}");
             return;
         };
         let unlogged = (unlogged > 0).then_some(unlogged);
         if is_failure {
             tracing::warn!(
+                target: LOG_TARGET,
                 protocol,
                 caller,
                 status,
@@ -165,6 +167,7 @@ impl Refusal {
             );
         } else {
             tracing::info!(
+                target: LOG_TARGET,
                 protocol,
                 caller,
                 status,

@@ -3,6 +3,7 @@
 use crate::connection::{self, Connections, Place, User, closed};
 use crate::listener::{Listener, Socket};
 use crate::protocol::{self, Service};
+use crate::telemetry::LOG_TARGET;
 use crate::tls::Certificate;
 use http::request::Parts;
 use std::io;
@@ -36,6 +37,7 @@ impl Accepting {
                 Err(error) => {
                     if let Some(pause) = refusals.pause(&error) {
                         tracing::warn!(
+                            target: LOG_TARGET,
                             listener = name,
                             %error,
                             "nothing can be accepted for now; when there are too many open files, raise LimitNOFILE= or `ulimit -n`"

@@ -1,5 +1,6 @@
 //! How many files the process may have open: each connection is one.
 
+use crate::telemetry::LOG_TARGET;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Open files that are no connections: the sockets to the platform, those that are listened on, and what else there is.
@@ -24,6 +25,7 @@ pub(super) fn connections(wanted: usize) -> usize {
     let possible = possible(files);
     if possible < wanted {
         tracing::warn!(
+            target: LOG_TARGET,
             wanted,
             possible,
             files,

@@ -32,9 +32,9 @@ pub(crate) enum Threshold {
     Error,
     /// And what should be looked at
     Warn,
-    /// And what changes the server, and what the policy refuses
+    /// And what changes the server, and what callers are refused
     Info,
-    /// And each request that is malformed
+    /// And malformed requests of callers that are not known
     Debug,
 }
 

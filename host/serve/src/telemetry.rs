@@ -20,7 +20,7 @@
 //!
 //! Events have the target `managed_identity::serve`: what changes the server at `INFO`, what an operator should look at at
 //! `WARN`. Requests that were refused are there too: at `WARN` where the platform or the broker itself is at fault, at `INFO`
-//! where the policy is, and at `DEBUG` where the request is none.
+//! where the caller or the policy is, and at `DEBUG` where nobody knows whose malformed request it is.
 
 use metrics::{Unit, counter, describe_counter, describe_gauge, gauge};
 use metrics_exporter_prometheus::{BuildError, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};

@@ -7,8 +7,11 @@ use crate::support::served::Served;
 use managed_identity_emulator::{Emulator, EmulatorConfig, Source};
 use serde_json::{Value, json};
 use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 const NOTHING: [(&str, &str); 0] = [];
 
@@ -291,6 +294,42 @@ fn callers_are_known_by_any_of_their_secrets_and_get_what_is_theirs() {
 
 /// How the file with a federated token is replaced.
 type Replace = fn(&Path, &str, usize);
+
+#[test]
+fn a_socket_of_systemd_that_everybody_may_connect_to_is_nobodys() {
+    let folder = Folder::new("systemd");
+    let document = folder.file(
+        "broker.toml",
+        "[listener.local]\naddress = \"systemd:local\"\nprotocols = [\"imds\"]\ncaller = \"report\"\n[caller.report]\n",
+    );
+    let path = folder.path("imds.sock");
+    let socket = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    for (mode, code, words) in [
+        // As systemd makes them, unless told otherwise.
+        (0o666, Some(1), "write `SocketMode=0660` in its socket unit"),
+        (0o660, None, "\"protocol\":\"imds\""),
+    ] {
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        // From the third descriptor on, as systemd passes them.
+        let mut served = Command::new("sh")
+            .args(["-c", r#"exec "$0" serve --config "$1" 3<&0 </dev/null 2>&1"#])
+            .args([env!("CARGO_BIN_EXE_managed-identity"), &document])
+            .env("LISTEN_FDS", "1")
+            .env("LISTEN_FDNAMES", "local")
+            .env_remove("LISTEN_PID")
+            .stdin(OwnedFd::from(socket.try_clone().unwrap()))
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let output = BufReader::new(served.stdout.take().unwrap()).lines();
+        let said = output.map(|line| line.unwrap()).find(|line| line.contains(words));
+        assert!(said.is_some(), "{mode:o}: {words}");
+        if code.is_none() {
+            served.kill().unwrap();
+        }
+        assert_eq!(served.wait().unwrap().code(), code);
+    }
+}
 
 #[test]
 fn a_federated_identity_follows_its_token_file_however_that_is_replaced() {

@@ -288,9 +288,13 @@ fn not_everybody(caller: &Caller, listener: &ListenerConfig, address: &Address, 
         Address::Unix(_, mode)
             if mode & OTHERS_WRITE != 0 && listener.protocols.iter().any(|protocol| protocol.gives_tokens()) =>
         {
+            let write = match listener.address {
+                Address::Systemd(_) => "`SocketMode=0660` in its socket unit",
+                _ => "`mode = \"0660\"`",
+            };
             let message = format!(
                 "`mode` of `[{place}]` is {mode:04o}, so every user of this machine can connect and be `{caller}`; write \
-                 `mode = \"0660\"`, or leave `caller` out and let callers be known by their `users`"
+                 {write}, or leave `caller` out and let callers be known by their `users`"
             );
             Err(Fault::new(place, "mode", message))
         }

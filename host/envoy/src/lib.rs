@@ -1,0 +1,1 @@
+//! Managed identity inside Envoy: a dynamic module with an HTTP filter.

@@ -1,0 +1,1 @@
+//! Real, unmodified Envoy with each of the three ways to give it tokens.

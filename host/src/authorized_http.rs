@@ -70,6 +70,7 @@ use crate::outbound::{
 };
 use crate::token::AccessToken;
 use challenge::claims_challenge;
+pub use challenge::claims_challenge_of;
 use echo::Search;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header, uri};
 use managed_identity_provider::error::{Cause, Error as TokenError};

@@ -148,6 +148,16 @@ impl Broker {
         self.ended(outcome)
     }
 
+    /// The token that answers a request at once, on the caller's own thread: what [`token`](Self::token) would give without
+    /// asking the provider. For event loops that must not wait. When there is none, the provider has to be asked, which is
+    /// also what renews a token whose successor is due.
+    #[must_use]
+    pub fn cached(&self, request: &TokenRequest) -> Option<Arc<AccessToken>> {
+        let token = self.hit(request)?;
+        self.telemetry().hit();
+        Some(token)
+    }
+
     /// Drops cached tokens, of one audience or all.
     ///
     /// # Errors

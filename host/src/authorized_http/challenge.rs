@@ -17,8 +17,14 @@ pub(super) fn claims_challenge(fields: &HeaderMap) -> Option<String> {
     fields
         .get_all(header::WWW_AUTHENTICATE)
         .iter()
-        .flat_map(|value| challenges(value.as_bytes()))
-        .find_map(|challenge| challenge.claims())
+        .find_map(|value| claims_challenge_of(value.as_bytes()))
+}
+
+/// The claims of the first claims challenge in the value of one `WWW-Authenticate` field, in base64 as they were sent. They
+/// are what [`TokenRequest::with_claims`](crate::TokenRequest::with_claims) takes.
+#[must_use]
+pub fn claims_challenge_of(value: &[u8]) -> Option<String> {
+    challenges(value).iter().find_map(Challenge::claims)
 }
 
 /// A scheme and its parameters.

@@ -1,0 +1,78 @@
+//! The brokers of this process.
+//!
+//! All filters of equal environment share one broker, with its provider and its tokens, also across reloads as long as an
+//! old configuration lives until the new one is there. A broker ends with the last configuration that uses it.
+
+use managed_identity_host::{Broker, ProviderError};
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use tokio::runtime::Runtime;
+
+/// What makes two filters' brokers different: the variables that their configurations set.
+pub(crate) type Environment = BTreeMap<String, String>;
+
+/// A broker, and the thread on which the module waits for it.
+pub(crate) struct Shared {
+    pub(crate) broker: Broker,
+    runtime: Option<Runtime>,
+}
+
+impl Shared {
+    /// Runs something on the module's own thread.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        if let Some(runtime) = &self.runtime {
+            runtime.spawn(task);
+        }
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        // Envoy's threads drop this, and must not wait for what is under way.
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// Why there is no broker.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StartError {
+    #[error("The provider cannot be started: {0}")]
+    Provider(#[from] ProviderError),
+    #[error("The module's thread cannot be started: {0}")]
+    Thread(#[from] io::Error),
+}
+
+static BROKERS: Mutex<Vec<(Environment, Weak<Shared>)>> = Mutex::new(Vec::new());
+
+/// The broker of an environment; started if there is none.
+pub(crate) fn shared(environment: &Environment) -> Result<Arc<Shared>, StartError> {
+    let mut brokers = BROKERS.lock().unwrap_or_else(PoisonError::into_inner);
+    brokers.retain(|(_, broker)| broker.strong_count() > 0);
+    let known = brokers.iter().find(|(known, _)| known == environment);
+    if let Some(shared) = known.and_then(|(_, broker)| broker.upgrade()) {
+        return Ok(shared);
+    }
+    let builder = match environment.is_empty() {
+        true => Broker::builder(),
+        false => {
+            let others = std::env::vars_os().filter_map(|(name, value)| {
+                let (name, value) = (name.into_string().ok()?, value.into_string().ok()?);
+                (!environment.contains_key(&name)).then_some((name, value))
+            });
+            Broker::builder().environment(others.chain(environment.clone()))
+        }
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name("managed-id")
+        .build()?;
+    let shared = Arc::new(Shared {
+        broker: builder.build()?,
+        runtime: Some(runtime),
+    });
+    brokers.push((environment.clone(), Arc::downgrade(&shared)));
+    Ok(shared)
+}

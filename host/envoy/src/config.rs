@@ -1,0 +1,314 @@
+//! The filter's configuration: JSON, read strictly. Messages name the key and the cure.
+
+use crate::brokers::Environment;
+use crate::rule::{Host, Rule};
+use managed_identity_host::{Identity, TokenRequest};
+use serde_json::{Map, Value};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long a request is held for its token, unless the configuration says otherwise.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The longest that it may say.
+const LONGEST_TIMEOUT: Duration = Duration::from_secs(3600);
+
+/// What the filter does.
+pub(crate) struct Settings {
+    pub(crate) rules: Vec<Arc<Rule>>,
+    pub(crate) header: String,
+    pub(crate) pass: bool,
+    pub(crate) timeout: Duration,
+    pub(crate) claims_challenge: bool,
+    pub(crate) environment: Environment,
+}
+
+/// What the filter does on one route.
+pub(crate) enum RouteSettings {
+    Off,
+    Rule(Arc<Rule>),
+}
+
+/// Why a configuration is none.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct ConfigError(String);
+
+fn error(message: impl Into<String>) -> ConfigError {
+    ConfigError(message.into())
+}
+
+impl Settings {
+    pub(crate) fn parse(text: &[u8]) -> Result<Self, ConfigError> {
+        let mut document = document(text)?;
+        let mut rules = Vec::new();
+        match document.remove("rules") {
+            None => {}
+            Some(Value::Array(entries)) => {
+                for (index, entry) in entries.into_iter().enumerate() {
+                    rules.push(Arc::new(rule(entry, &format!("rules[{index}]"))?));
+                }
+            }
+            Some(_) => return Err(error("`rules` is not a list; write one object for each rule")),
+        }
+        let header = text_of(&mut document, "header", "")?.unwrap_or_else(|| "authorization".to_owned());
+        let is_token = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-_.".contains(&byte);
+        if header.is_empty() || !header.bytes().all(is_token) || header == "host" {
+            return Err(error(format!(
+                "`header` is `{header}`; write the name of a header in lower case, such as `authorization`"
+            )));
+        }
+        let pass = match text_of(&mut document, "on-failure", "")?.as_deref() {
+            None | Some("deny") => false,
+            Some("pass") => true,
+            Some(other) => return Err(error(format!("`on-failure` is `{other}`; write `deny` or `pass`"))),
+        };
+        let timeout = match text_of(&mut document, "timeout", "")? {
+            None => DEFAULT_TIMEOUT,
+            Some(text) => humantime::parse_duration(&text)
+                .ok()
+                .filter(|time| (Duration::from_millis(1)..=LONGEST_TIMEOUT).contains(time))
+                .ok_or_else(|| {
+                    error(format!(
+                        "`timeout` is `{text}`; write a time up to an hour, such as `10s`"
+                    ))
+                })?,
+        };
+        let claims_challenge = match document.remove("claims-challenge") {
+            None => true,
+            Some(Value::Bool(value)) => value,
+            Some(_) => return Err(error("`claims-challenge` is neither `true` nor `false`")),
+        };
+        match document.remove("outbound") {
+            None => {}
+            Some(Value::String(text)) if text == "host" => {}
+            Some(_) => return Err(error("`outbound` is not `host`, which is the only way that there is")),
+        }
+        let environment = match document.remove("environment") {
+            None => Environment::new(),
+            Some(Value::Object(variables)) => variables
+                .into_iter()
+                .map(|(name, value)| match value {
+                    Value::String(value) => Ok((name, value)),
+                    _ => Err(error(format!("`environment.{name}` is not text; write it in quotes"))),
+                })
+                .collect::<Result<_, _>>()?,
+            Some(_) => return Err(error("`environment` is not an object of variables and their values")),
+        };
+        let known = "`rules`, `header`, `on-failure`, `timeout`, `claims-challenge`, `outbound` or `environment`";
+        nothing_else(&document, "", known)?;
+        Ok(Self {
+            rules,
+            header,
+            pass,
+            timeout,
+            claims_challenge,
+            environment,
+        })
+    }
+}
+
+impl RouteSettings {
+    pub(crate) fn parse(text: &[u8]) -> Result<Self, ConfigError> {
+        if text.trim_ascii() == b"off" {
+            return Ok(Self::Off);
+        }
+        let mut document = document(text)?;
+        if let Some(off) = document.remove("off") {
+            nothing_else(&document, "", "`off` alone")?;
+            return match off {
+                Value::Bool(true) => Ok(Self::Off),
+                _ => Err(error("`off` can only be `true`; leave it out otherwise")),
+            };
+        }
+        let request = request(&mut document, "")?;
+        nothing_else(&document, "", "`audience` and `identity`, or `off`")?;
+        Ok(Self::Rule(Arc::new(Rule::new(request))))
+    }
+}
+
+fn document(text: &[u8]) -> Result<Map<String, Value>, ConfigError> {
+    let value =
+        serde_json::from_slice(text).map_err(|fault| error(format!("The configuration is not JSON: {fault}")))?;
+    match value {
+        Value::Object(document) => Ok(document),
+        _ => Err(error("The configuration is JSON, but not an object")),
+    }
+}
+
+fn rule(entry: Value, place: &str) -> Result<Rule, ConfigError> {
+    let Value::Object(mut entry) = entry else {
+        return Err(error(format!("`{place}` is not an object")));
+    };
+    let place = &format!("{place}.");
+    let mut rule = Rule::new(request(&mut entry, place)?);
+    rule.host = text_of(&mut entry, "host", place)?
+        .map(|text| {
+            host(&text).ok_or_else(|| {
+                error(format!(
+                    "`{place}host` is `{text}`; write a host without scheme and port, or `*.` and a domain"
+                ))
+            })
+        })
+        .transpose()?;
+    rule.path = text_of(&mut entry, "path", place)?;
+    if let Some(path) = rule
+        .path
+        .as_ref()
+        .filter(|path| !path.starts_with('/') || path.contains(['?', '#']))
+    {
+        return Err(error(format!(
+            "`{place}path` is `{path}`; write a prefix that begins with `/`"
+        )));
+    }
+    rule.route = text_of(&mut entry, "route", place)?;
+    nothing_else(&entry, place, "`host`, `path`, `route`, `audience` or `identity`")?;
+    Ok(rule)
+}
+
+fn host(text: &str) -> Option<Host> {
+    let (name, is_below) = text.strip_prefix("*.").map_or((text, false), |domain| (domain, true));
+    let is_of_name = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.[]:".contains(&byte);
+    let is_plain = !name.contains(':') || (name.starts_with('[') && name.ends_with(']'));
+    let is_name = is_plain && !name.is_empty() && !name.starts_with('.') && name.bytes().all(is_of_name);
+    is_name.then(|| match is_below {
+        true => Host::Below(name.to_owned()),
+        false => Host::Exactly(name.to_owned()),
+    })
+}
+
+fn request(entry: &mut Map<String, Value>, place: &str) -> Result<TokenRequest, ConfigError> {
+    let audience = text_of(entry, "audience", place)?.filter(|audience| !audience.is_empty());
+    let Some(audience) = audience else {
+        return Err(error(format!(
+            "`{place}audience` is missing; write for whom the token is, such as `https://vault.azure.net`"
+        )));
+    };
+    let identity = match text_of(entry, "identity", place)? {
+        None => Identity::PlatformDefault,
+        Some(text) => identity(&text).ok_or_else(|| {
+            error(format!(
+                "`{place}identity` is `{text}`; write `system-assigned`, or `client-id:`, `object-id:` or `resource-id:` \
+                 and the id"
+            ))
+        })?,
+    };
+    Ok(TokenRequest::new(audience).with_identity(identity))
+}
+
+fn identity(text: &str) -> Option<Identity> {
+    if text == "system-assigned" {
+        return Some(Identity::SystemAssigned);
+    }
+    let (kind, id) = text.split_once(':').filter(|(_, id)| !id.is_empty())?;
+    match kind {
+        "client-id" => Some(Identity::ClientId(id.to_owned())),
+        "object-id" => Some(Identity::ObjectId(id.to_owned())),
+        "resource-id" => Some(Identity::ResourceId(id.to_owned())),
+        _ => None,
+    }
+}
+
+fn text_of(entry: &mut Map<String, Value>, key: &str, place: &str) -> Result<Option<String>, ConfigError> {
+    match entry.remove(key) {
+        None => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text)),
+        Some(_) => Err(error(format!("`{place}{key}` is not text; write it in quotes"))),
+    }
+}
+
+fn nothing_else(entry: &Map<String, Value>, place: &str, known: &str) -> Result<(), ConfigError> {
+    match entry.keys().next() {
+        None => Ok(()),
+        Some(key) => Err(error(format!("`{place}{key}` is no key here; write {known}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "the configurations are literals")]
+
+    use super::*;
+
+    #[test]
+    fn what_is_not_said_has_a_default() {
+        let settings = Settings::parse(br#"{"rules":[{"audience":"https://a.example"}]}"#).unwrap();
+        assert_eq!(settings.rules.len(), 1);
+        assert_eq!((settings.header.as_str(), settings.pass), ("authorization", false));
+        assert_eq!((settings.timeout, settings.claims_challenge), (DEFAULT_TIMEOUT, true));
+        assert!(settings.environment.is_empty());
+    }
+
+    #[test]
+    fn everything_that_is_said_counts() {
+        let settings = Settings::parse(
+            br#"{"rules":[{"host":"*.vault.azure.net","path":"/p","route":"r","audience":"a","identity":"client-id:x"}],
+            "header":"x-token","on-failure":"pass","timeout":"1s","claims-challenge":false,"outbound":"host",
+            "environment":{"IDENTITY_ENDPOINT":"http://127.0.0.1/"}}"#,
+        )
+        .unwrap();
+        let rule = &settings.rules[0];
+        assert_eq!(rule.host, Some(Host::Below("vault.azure.net".to_owned())));
+        assert_eq!(rule.request.identity, Identity::ClientId("x".to_owned()));
+        assert_eq!((settings.pass, settings.timeout), (true, Duration::from_secs(1)));
+        assert_eq!(settings.environment["IDENTITY_ENDPOINT"], "http://127.0.0.1/");
+    }
+
+    #[test]
+    fn whatever_is_wrong_is_named() {
+        for (text, expected) in [
+            ("", "not JSON"),
+            ("[]", "not an object"),
+            (r#"{"rule":[]}"#, "`rule` is no key here"),
+            (r#"{"rules":{}}"#, "`rules` is not a list"),
+            (r#"{"rules":[1]}"#, "`rules[0]` is not an object"),
+            (r#"{"rules":[{}]}"#, "`rules[0].audience` is missing"),
+            (r#"{"rules":[{"audience":1}]}"#, "`rules[0].audience` is not text"),
+            (r#"{"rules":[{"audience":"a","x":1}]}"#, "`rules[0].x` is no key"),
+            (
+                r#"{"rules":[{"audience":"a","identity":"x"}]}"#,
+                "`rules[0].identity` is `x`",
+            ),
+            (
+                r#"{"rules":[{"audience":"a","host":"https://x"}]}"#,
+                "`rules[0].host` is `https://x`",
+            ),
+            (
+                r#"{"rules":[{"audience":"a","host":"a:80"}]}"#,
+                "`rules[0].host` is `a:80`",
+            ),
+            (r#"{"rules":[{"audience":"a","path":"x"}]}"#, "`rules[0].path` is `x`"),
+            (r#"{"header":"A b"}"#, "`header` is `A b`"),
+            (r#"{"on-failure":"allow"}"#, "`on-failure` is `allow`"),
+            (r#"{"timeout":"0s"}"#, "`timeout` is `0s`"),
+            (r#"{"timeout":"2h"}"#, "`timeout` is `2h`"),
+            (r#"{"claims-challenge":1}"#, "`claims-challenge`"),
+            (r#"{"outbound":"x"}"#, "`outbound`"),
+            (r#"{"environment":{"A":1}}"#, "`environment.A`"),
+        ] {
+            let message = Settings::parse(text.as_bytes()).err().unwrap().to_string();
+            assert!(message.contains(expected), "{text}: {message}");
+        }
+    }
+
+    #[test]
+    fn a_route_has_a_token_of_its_own_or_none() {
+        assert!(matches!(RouteSettings::parse(b"off"), Ok(RouteSettings::Off)));
+        assert!(matches!(
+            RouteSettings::parse(br#"{"off":true}"#),
+            Ok(RouteSettings::Off)
+        ));
+        assert!(matches!(
+            RouteSettings::parse(br#"{"audience":"a","identity":"system-assigned"}"#),
+            Ok(RouteSettings::Rule(rule)) if rule.request.identity == Identity::SystemAssigned
+        ));
+        for wrong in [
+            "{}",
+            r#"{"off":false}"#,
+            r#"{"off":true,"audience":"a"}"#,
+            r#"{"audience":"a","host":"h"}"#,
+        ] {
+            assert!(RouteSettings::parse(wrong.as_bytes()).is_err(), "{wrong}");
+        }
+    }
+}

@@ -9,6 +9,9 @@
 mod callers;
 pub mod config;
 mod connection;
+mod grpc {
+    pub(crate) mod secrets;
+}
 mod listener;
 mod protocol;
 mod readiness;

@@ -795,6 +795,10 @@ fn the_example_is_a_configuration_of_everything() {
         "audiences",
         "identities",
         "authority",
+        "audience",
+        "identity",
+        "prefix",
+        "file",
     ] {
         let is_shown = uncommented.lines().any(|line| line.starts_with(&format!("{key} = ")));
         assert!(is_shown, "{key} is not in examples/serve/broker.toml");

@@ -257,6 +257,10 @@ mod tests {
         fn now(&self) -> u64 {
             START + self.elapsed()
         }
+
+        fn is_revoked(&self, request: &TokenRequest) -> bool {
+            request.audience == "revoked"
+        }
     }
 
     impl Script {
@@ -336,6 +340,16 @@ mod tests {
         let failures = &items[1..items.len() - 1];
         assert!(!failures.is_empty() && failures.iter().all(|(_, token)| token.is_none()));
         assert_eq!(failures[0].0, 100, "the first is told when the token expires");
+    }
+
+    #[test]
+    fn that_a_token_is_not_granted_any_more_is_told_while_it_is_valid() {
+        let (items, _) = watched(TokenRequest::new("revoked"), 100, |time| match time {
+            0 => Ok(token("first", 10_000, 20_000)),
+            _ => Err(failure()),
+        });
+        assert_eq!(items[..2], [given(0, "first"), (60, None)]);
+        assert!(items[2..].iter().all(|(_, token)| token.is_none()));
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod connections;
 mod examples;
 mod operations;
 mod protocols;
+mod secrets;
 
 /// A plain HTTP request, as bytes on a connection of its own, and the whole reply.
 fn exchange(address: std::net::SocketAddr, request: &str) -> String {

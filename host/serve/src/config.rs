@@ -64,8 +64,39 @@ pub struct Config {
     pub callers: BTreeMap<Caller, CallerConfig>,
     /// What callers are granted.
     pub policy: Policy,
+    /// Secrets that proxies are told, by name.
+    pub secrets: BTreeMap<String, SecretConfig>,
     /// What is too much.
     pub limits: Limits,
+}
+
+impl Config {
+    /// As whom the token of a secret is: as it says, or as its caller is when that names none.
+    #[must_use]
+    pub fn secret_identity(&self, secret: &SecretConfig) -> Identity {
+        let of_caller = || self.callers.get(&secret.caller).map(|how| how.default_identity.clone());
+        secret.identity.clone().or_else(of_caller).unwrap_or_default()
+    }
+}
+
+/// A token that a proxy is told by the name of a secret, and each successor of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SecretConfig {
+    /// Who is told it, whose grants say whether.
+    pub caller: Caller,
+    /// For what the token is.
+    pub audience: String,
+    /// As whom; the default identity of the caller when absent.
+    pub identity: Option<Identity>,
+    /// What stands before the token, such as `Bearer ` with its space.
+    pub prefix: String,
+    /// The file that it is written to, for proxies that read it there.
+    pub file: Option<PathBuf>,
+}
+
+/// The table of a secret in a document, without brackets.
+fn secret_place(name: &str) -> String {
+    format!("secret.{name}")
 }
 
 /// Where tokens come from.

@@ -9,10 +9,15 @@
 mod callers;
 pub mod config;
 mod connection;
+#[cfg_attr(not(test), expect(dead_code, reason = "no listener speaks gRPC yet"))]
+mod grpc {
+    pub(crate) mod secrets;
+}
 mod listener;
 mod protocol;
 mod readiness;
 pub mod secret;
+mod secrets;
 mod server;
 pub mod telemetry;
 mod tls;
@@ -21,5 +26,6 @@ pub use config::{Config, ConfigError, Protocol};
 pub use listener::ListenError;
 pub use readiness::ReadinessWatch;
 pub use secret::{HeaderSecret, SecretHash};
+pub use secrets::file::SecretFileError;
 pub use server::{Control, Listening, ServeError, Server};
 pub use tls::CertificateError;

@@ -18,6 +18,7 @@ use crate::callers::{Callers, Known};
 use crate::config::{Limits, Protocol};
 use crate::connection::User;
 use crate::readiness::Readiness;
+use crate::secrets::Secrets;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::request::Parts;
@@ -36,6 +37,7 @@ pub(crate) type Reply = Response<Full<Bytes>>;
 /// What all listeners share.
 pub(crate) struct Shared {
     pub(crate) callers: ArcSwap<Callers>,
+    pub(crate) secrets: Secrets,
     pub(crate) limits: Limits,
     pub(crate) readiness: Readiness,
     pub(crate) metrics: Option<PrometheusHandle>,

@@ -14,6 +14,8 @@ use crate::listener::Inherited;
 use crate::listener::{ListenError, Listener};
 use crate::protocol::{Service, Shared};
 use crate::readiness::{Readiness, ReadinessWatch};
+use crate::secrets::file::SecretFileError;
+use crate::secrets::{self, Secrets};
 use crate::telemetry;
 use crate::telemetry::LOG_TARGET;
 use crate::tls::{Certificate, CertificateError, server_config};
@@ -58,6 +60,16 @@ pub enum ServeError {
         name: String,
         /// Why not.
         error: Box<CertificateError>,
+    },
+    /// A secret cannot be in its file.
+    #[error("the secret {name} cannot be written: {file} {error}")]
+    SecretFile {
+        /// The secret's name.
+        name: String,
+        /// The file.
+        file: String,
+        /// Why not.
+        error: SecretFileError,
     },
 }
 
@@ -104,10 +116,12 @@ impl Server {
         config.check()?;
         telemetry::describe();
         let certificates = certificates(config)?;
+        secret_files(config)?;
         let sockets = sockets(config)?;
         let gate = Gate::new(broker, config.policy.clone());
         let shared = Arc::new(Shared {
             callers: ArcSwap::from_pointee(Callers::new(config, &gate)),
+            secrets: Secrets::new(config, &gate),
             limits: config.limits.clone(),
             readiness: Readiness::not_yet("The identity source has not been probed yet."),
             metrics,
@@ -190,6 +204,7 @@ impl Server {
             };
             readiness.probe(probe).await;
         });
+        background.spawn(secrets::file::keep(control.shared.secrets.subscribe()));
         if let Some(metrics) = control.shared.metrics.clone() {
             background.spawn(async move { telemetry::upkeep(&metrics).await });
         }
@@ -227,6 +242,20 @@ fn certificates(config: &Config) -> Result<BTreeMap<String, Certificate>, ServeE
         }
     }
     Ok(certificates)
+}
+
+/// Each secret that is to be in a file can be there.
+fn secret_files(config: &Config) -> Result<(), ServeError> {
+    for (name, secret) in &config.secrets {
+        if let Some(file) = &secret.file {
+            secrets::file::check(file).map_err(|error| ServeError::SecretFile {
+                name: name.clone(),
+                file: file.display().to_string(),
+                error,
+            })?;
+        }
+    }
+    Ok(())
 }
 
 /// The sockets of the listeners, in their order.
@@ -304,6 +333,7 @@ impl Control {
             let keys = changed.join("`, `");
             return Err(ServeError::Running { keys });
         }
+        secret_files(config)?;
         let mut renewed = Vec::new();
         for (name, certificate) in &*self.certificates {
             if let Some(files) = config.listeners.get(name).and_then(|listener| listener.tls.as_ref()) {
@@ -319,6 +349,7 @@ impl Control {
         }
         self.gate.replace(config.policy.clone());
         self.shared.callers.store(Arc::new(Callers::new(config, &self.gate)));
+        self.shared.secrets.replace(config, &self.gate);
         Ok(())
     }
 
@@ -326,6 +357,7 @@ impl Control {
     /// time. It goes on accepting. [`Server::run`] does this itself when it ends.
     pub fn drain(&self) {
         self.shared.readiness.set_not_ready("The server is ending.");
+        self.shared.secrets.end();
         self.connections.drain();
     }
 }

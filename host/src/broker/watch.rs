@@ -1,6 +1,7 @@
 //! Tokens one after the other, each when it is there.
 
 use super::Broker;
+use crate::grants::Granted;
 use crate::token::{AccessToken, TokenRequest, unix_time};
 use futures_util::Stream;
 use futures_util::stream::{self, BoxStream};
@@ -23,9 +24,9 @@ const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
 /// The tokens for one request: the one that is valid now, and then each successor when it is there.
 ///
-/// Made by [`Broker::watch`]. While there is a valid token, failures are not told. Without one, a failure is an item, and the
-/// next try follows after a time that grows from a second to a minute, or as the platform asks. The stream ends when the
-/// broker is shut down.
+/// Made by [`Broker::watch`], and by [`Granted::watch`] for one caller. While there is a valid token, failures are not told.
+/// Without one, a failure is an item, and the next try follows after a time that grows from a second to a minute, or as the
+/// platform asks. That a token is not granted any more is told at once. The stream ends when the broker is shut down.
 ///
 /// It works as long as it is polled, and needs no runtime of its own: its timers run on the provider's thread. Whoever polls
 /// late gets the latest token. Like a clone of the broker, it keeps the provider running, and nothing is left of it when it
@@ -35,6 +36,10 @@ pub struct Watch(BoxStream<'static, Result<Arc<AccessToken>, Error>>);
 impl Watch {
     pub(super) fn new(broker: Broker, request: TokenRequest) -> Self {
         Self(Box::pin(tokens(broker, request)))
+    }
+
+    pub(crate) fn granted(granted: Granted, request: TokenRequest) -> Self {
+        Self(Box::pin(tokens(granted, request)))
     }
 }
 
@@ -64,6 +69,11 @@ trait Tap: Send + 'static {
 
     /// In seconds since 1970.
     fn now(&self) -> u64;
+
+    /// Whether the token that was given last may be had no longer, however long it is valid.
+    fn is_revoked(&self, _: &TokenRequest) -> bool {
+        false
+    }
 }
 
 impl Tap for Broker {
@@ -81,6 +91,28 @@ impl Tap for Broker {
 
     fn now(&self) -> u64 {
         unix_time()
+    }
+}
+
+impl Tap for Granted {
+    async fn token(&self, request: &TokenRequest) -> Result<Arc<AccessToken>, Error> {
+        Self::token(self, request).await
+    }
+
+    async fn pause(&self, time: Duration) -> bool {
+        self.gate().broker().pause(time).await
+    }
+
+    fn is_dry(&self) -> bool {
+        self.gate().broker().is_shut_down()
+    }
+
+    fn now(&self) -> u64 {
+        unix_time()
+    }
+
+    fn is_revoked(&self, request: &TokenRequest) -> bool {
+        !self.is_granted(&request.audience, &request.identity)
     }
 }
 
@@ -141,7 +173,8 @@ impl<T: Tap> Watching<T> {
                 Err(error) => {
                     let asked_for = error.retry_after_ms.map(|time| Duration::from_millis(time.into()));
                     self.wait = self.next_back_off().max(asked_for.unwrap_or_default());
-                    match self.out.take().filter(|token| now < token.expires_on) {
+                    let is_revoked = self.tap.is_revoked(&self.request);
+                    match self.out.take().filter(|token| now < token.expires_on && !is_revoked) {
                         Some(token) => {
                             self.wait_no_longer_than(&token, now);
                             self.out = Some(token);
@@ -224,6 +257,10 @@ mod tests {
         fn now(&self) -> u64 {
             START + self.elapsed()
         }
+
+        fn is_revoked(&self, request: &TokenRequest) -> bool {
+            request.audience == "revoked"
+        }
     }
 
     impl Script {
@@ -303,6 +340,16 @@ mod tests {
         let failures = &items[1..items.len() - 1];
         assert!(!failures.is_empty() && failures.iter().all(|(_, token)| token.is_none()));
         assert_eq!(failures[0].0, 100, "the first is told when the token expires");
+    }
+
+    #[test]
+    fn that_a_token_is_not_granted_any_more_is_told_while_it_is_valid() {
+        let (items, _) = watched(TokenRequest::new("revoked"), 100, |time| match time {
+            0 => Ok(token("first", 10_000, 20_000)),
+            _ => Err(failure()),
+        });
+        assert_eq!(items[..2], [given(0, "first"), (60, None)]);
+        assert!(items[2..].iter().all(|(_, token)| token.is_none()));
     }
 
     #[test]

@@ -5,7 +5,7 @@ mod refusal;
 use super::limits::{Counts, Place, Register};
 use super::{AuthorizeRule, Caller, Grant, Policy};
 use crate::audit::{self, Asked, Decision, Kind};
-use crate::broker::Broker;
+use crate::broker::{Broker, Watch};
 use crate::outbound::Origin;
 use crate::token::{AccessToken, Identity, SourceDescription, TokenRequest};
 use arc_swap::ArcSwap;
@@ -106,6 +106,20 @@ impl Granted {
     #[must_use]
     pub fn grant(&self) -> Option<Arc<Grant>> {
         self.gate.0.policy.load().grant(self.caller()).cloned()
+    }
+
+    /// Whether a token for this audience as this identity is granted now. Counts nothing and records nothing.
+    #[must_use]
+    pub fn is_granted(&self, audience: &str, identity: &Identity) -> bool {
+        self.grant().is_some_and(|grant| grant.has_token(audience, identity))
+    }
+
+    /// The token that is valid now, if it is granted, and then each successor when it is there: as [`Broker::watch`] has
+    /// them. Each look for a successor is decided, counted and recorded as a call of [`token`](Self::token) is; there is one
+    /// in a minute at least.
+    #[must_use]
+    pub fn watch(&self, request: TokenRequest) -> Watch {
+        Watch::granted(self.clone(), request)
     }
 
     /// A token that is valid now, if it is granted.

@@ -1,10 +1,11 @@
 //! Whether a server can safely do as a configuration says.
 
-use super::{Address, Config, ConfigError, ListenerConfig, Protocol, listener_place};
+use super::{Address, Config, ConfigError, ListenerConfig, Protocol, listener_place, secret_place};
 use crate::secret::SecretHash;
 use managed_identity_host::Identity;
 use managed_identity_host::document::nearest;
 use managed_identity_host::grants::{Caller, IdentityPattern};
+use std::path::Path;
 
 /// What is wrong, and with what.
 #[derive(Debug)]
@@ -57,12 +58,13 @@ impl Config {
     }
 
     pub(super) fn fault(&self) -> Result<(), Fault> {
-        if self.listeners.is_empty() {
+        if self.listeners.is_empty() && self.secrets.values().all(|secret| secret.file.is_none()) {
             let message = "nothing would be served, because there is no listener; write one: `[listener.NAME]` with \
                            `address = \"127.0.0.1:4141\"` and `protocols = [\"app-service\"]`";
             return Err(Fault::new("", "", message));
         }
         self.caller_fault()?;
+        self.secret_fault()?;
         let mut others: Vec<(&str, &Address)> = Vec::new();
         for (name, listener) in &self.listeners {
             self.listener_fault(name, listener, &listener.address)?;
@@ -117,6 +119,46 @@ impl Config {
                      be denied; add `identities = [\"{pattern}\"]` there"
                 );
                 return Err(Fault::new(&place, "default-identity", message));
+            }
+        }
+        Ok(())
+    }
+
+    /// Each is granted to whom it is told, and has a file of its own if it has one.
+    fn secret_fault(&self) -> Result<(), Fault> {
+        let mut files: Vec<(&Path, &str)> = Vec::new();
+        for (name, secret) in &self.secrets {
+            let place = &secret_place(name);
+            let caller = &secret.caller;
+            self.is_known(caller, place, "caller")?;
+            let identity = self.secret_identity(secret);
+            let rules = self.policy.grant(caller).map_or(&[][..], |grant| &grant.token);
+            let is_granted = rules.iter().any(|rule| {
+                rule.audiences.iter().any(|pattern| pattern.has(&secret.audience))
+                    && rule.identities.iter().any(|pattern| pattern.has(&identity))
+            });
+            if !is_granted {
+                let (audience, pattern) = (&secret.audience, IdentityPattern::Exactly(identity.clone()));
+                let identities = match identity {
+                    Identity::PlatformDefault => String::new(),
+                    _ => format!(" and `identities = [\"{pattern}\"]`"),
+                };
+                let message = format!(
+                    "`[{place}]` is a token for {audience} as {pattern}, which `{caller}` is not granted; add a \
+                     `[[{}.token]]` with `audiences = [\"{audience}\"]`{identities}",
+                    caller.place()
+                );
+                return Err(Fault::new(place, "audience", message));
+            }
+            if let Some(file) = secret.file.as_deref() {
+                if let Some((_, other)) = files.iter().find(|(known, _)| *known == file) {
+                    let message = format!(
+                        "`file` of `[{place}]` is that of `[{}]`; a file has one secret, so write another one",
+                        secret_place(other)
+                    );
+                    return Err(Fault::new(place, "file", message));
+                }
+                files.push((file, name));
             }
         }
         Ok(())

@@ -1,13 +1,13 @@
 //! A configuration as a TOML document.
 
 use super::{
-    Address, CallerConfig, Config, ConfigError, Federated, Limits, ListenerConfig, Protocol, TlsFiles, Upstream,
-    listener_place, users,
+    Address, CallerConfig, Config, ConfigError, Federated, Limits, ListenerConfig, Protocol, SecretConfig, TlsFiles,
+    Upstream, listener_place, secret_place, users,
 };
 use crate::secret::SecretHash;
 use managed_identity_host::Identity;
 use managed_identity_host::document::{Document, DocumentError, Entry, Table, nearest};
-use managed_identity_host::grants::{Caller, Grant, IdentityPattern};
+use managed_identity_host::grants::{AudiencePattern, Caller, Grant, IdentityPattern};
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -18,6 +18,12 @@ const CONCURRENCY: u32 = 4_096;
 
 /// The longest name of a listener, which is in logs and metrics.
 const LONGEST_NAME: usize = 64;
+
+/// The longest name of a secret, which is in logs.
+const LONGEST_SECRET_NAME: usize = 128;
+
+/// What stands before a token in `Authorization` where nothing is said.
+const PREFIX: &str = "Bearer ";
 
 /// What time limits can be.
 const SHORTEST: Duration = Duration::from_millis(100);
@@ -97,8 +103,16 @@ impl<U: Fn(&str) -> Option<u32>> Reader<U> {
                         self.caller(entry)?;
                     }
                 }
+                "secret" => {
+                    for entry in entry.table("`secret`", "[secret.NAME]")?.entries() {
+                        self.secret(entry)?;
+                    }
+                }
                 "limits" => self.config.limits = limits(entry)?,
-                _ => return Err(entry.unknown("the configuration", &["upstream", "listener", "caller", "limits"])),
+                _ => {
+                    let known = ["upstream", "listener", "caller", "secret", "limits"];
+                    return Err(entry.unknown("the configuration", &known));
+                }
             }
         }
         Ok(())
@@ -191,6 +205,46 @@ impl<U: Fn(&str) -> Option<u32>> Reader<U> {
         }
         self.config.policy = std::mem::take(&mut self.config.policy).with(caller.clone(), grant);
         self.config.callers.insert(caller, how);
+        Ok(())
+    }
+
+    fn secret(&mut self, entry: Entry<'_>) -> Result<(), DocumentError> {
+        const KEYS: &[&str] = &["caller", "audience", "identity", "prefix", "file"];
+        let name = entry.key();
+        if name.is_empty() || name.len() > LONGEST_SECRET_NAME || !name.bytes().all(|byte| byte.is_ascii_graphic()) {
+            let message = format!(
+                "a secret has no name, or one with more than visible ASCII, or of more than {LONGEST_SECRET_NAME}; write it \
+                 like `[secret.vault]`, as the proxy asks for it"
+            );
+            return Err(entry.key_error(message));
+        }
+        let section = secret_place(name);
+        let place = format!("[{section}]");
+        let table = entry.table(&format!("`{section}`"), &place)?;
+        self.remember(&section, "", entry.line());
+        let (mut caller, mut audience, mut as_whom, mut prefix, mut file) = (None, None, None, None, None);
+        for entry in table.entries() {
+            if let Some(key) = KEYS.iter().find(|key| **key == entry.key()) {
+                self.remember(&section, key, entry.line());
+            }
+            match entry.key() {
+                "caller" => caller = Some(entry.text(&place, named)?),
+                "audience" => audience = Some(entry.text(&place, audience_of_secret)?),
+                "identity" => as_whom = Some(entry.text(&place, identity)?),
+                "prefix" => prefix = Some(entry.text_like(&place, PREFIX, prefix_of_secret)?),
+                "file" => file = Some(entry.text_like(&place, "/run/managed-identity/vault.yaml", secret_file)?),
+                _ => return Err(entry.unknown(&format!("`{place}`"), KEYS)),
+            }
+        }
+        let missing = |example| table.missing(&place, example);
+        let secret = SecretConfig {
+            caller: caller.ok_or_else(|| missing("caller = \"envoy\""))?,
+            audience: audience.ok_or_else(|| missing("audience = \"https://vault.azure.net\""))?,
+            identity: as_whom,
+            prefix: prefix.unwrap_or_else(|| PREFIX.to_owned()),
+            file,
+        };
+        self.config.secrets.insert(name.to_owned(), secret);
         Ok(())
     }
 
@@ -367,6 +421,32 @@ fn identity(text: &str) -> Result<Identity, Wrong> {
     match IdentityPattern::parse(text).map_err(|error| error.to_string())? {
         IdentityPattern::Exactly(identity) => Ok(identity),
         IdentityPattern::Any => Err("is no identity; write the one that the caller gets when it names none".to_owned()),
+    }
+}
+
+/// A pattern that is one audience.
+fn audience_of_secret(text: &str) -> Result<String, Wrong> {
+    let pattern = AudiencePattern::parse(text).map_err(|error| error.to_string())?;
+    if pattern.exact().is_none() {
+        return Err("is more than one audience; write the one that the token is for".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
+/// What can stand in a header before a token.
+fn prefix_of_secret(text: &str) -> Result<String, Wrong> {
+    if text.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic()) && !text.starts_with(' ') {
+        return Ok(text.to_owned());
+    }
+    Err("cannot stand at the start of a header; write visible ASCII, such as `Bearer ` with its space".to_owned())
+}
+
+/// Envoy knows by the end of a name how to read a file.
+fn secret_file(text: &str) -> Result<PathBuf, Wrong> {
+    let path = absolute(text)?;
+    match path.extension().and_then(|end| end.to_str()) {
+        Some("yaml" | "yml" | "json") => Ok(path),
+        _ => Err("ends in neither `.yaml` nor `.json`, by which Envoy knows how to read it".to_owned()),
     }
 }
 

@@ -74,6 +74,7 @@ impl Stand {
         }
         let gate = Gate::new(broker, config.policy.clone());
         let shared = Shared {
+            secrets: crate::secrets::Secrets::new(&config, &gate),
             callers: ArcSwap::from_pointee(Callers::new(&config, &gate)),
             limits: config.limits,
             readiness: Readiness::not_yet("starting"),

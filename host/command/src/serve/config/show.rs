@@ -58,6 +58,16 @@ fn text(config: &Config) -> anyhow::Result<()> {
             counted(how.users.len(), "user")
         ))?;
     }
+    for (name, secret) in &config.secrets {
+        let file = secret.file.as_ref();
+        let file = file.map_or_else(String::new, |file| format!(", in {}", file.display()));
+        report::line(format_args!(
+            "secret {name}: a token for {} as {}, told to {}{file}",
+            secret.audience,
+            IdentityPattern::Exactly(config.secret_identity(secret)),
+            secret.caller
+        ))?;
+    }
     Ok(())
 }
 
@@ -100,7 +110,20 @@ fn object(config: &Config) -> Value {
             (caller.name().to_owned(), value)
         })
         .collect();
-    json!({ "upstream": upstream, "listeners": listeners, "callers": callers })
+    let secrets: Map<String, Value> = config
+        .secrets
+        .iter()
+        .map(|(name, secret)| {
+            let value = json!({
+                "caller": secret.caller.name(),
+                "audience": secret.audience,
+                "identity": IdentityPattern::Exactly(config.secret_identity(secret)).to_string(),
+                "file": secret.file,
+            });
+            (name.clone(), value)
+        })
+        .collect();
+    json!({ "upstream": upstream, "listeners": listeners, "callers": callers, "secrets": secrets })
 }
 
 /// Who can be known there.

@@ -227,7 +227,7 @@ fn a_mistake_is_told_with_its_line_and_its_cure() {
         ),
         (
             "x = 1".to_owned(),
-            "line 1: `x` is no key of the configuration; its keys are `upstream`, `listener`, `caller`, `limits`",
+            "line 1: `x` is no key of the configuration; its keys are `upstream`, `listener`, `caller`, `secret`, `limits`",
         ),
         ("[listener.a".to_owned(), "line 1: this is not TOML"),
         (
@@ -612,6 +612,116 @@ fn a_mistake_is_told_with_its_line_and_its_cure() {
     }
 }
 
+/// A caller with grants, and a secret of these lines.
+fn secret(lines: &str) -> String {
+    with_listener(&format!(
+        "[secret.vault]\n{lines}\n[caller.envoy]\n[[caller.envoy.token]]\naudiences = ['https://vault.azure.net']\n\
+         [caller.batch]\ndefault-identity = 'client-id:{ID}'\n[[caller.batch.token]]\n\
+         audiences = ['https://*.a.example']\nidentities = ['client-id:{ID}', 'system-assigned']\n"
+    ))
+}
+
+#[test]
+fn a_secret_is_what_its_table_says() {
+    let config = read(&secret("caller = 'envoy'\naudience = 'https://vault.azure.net'")).unwrap();
+    let vault = &config.secrets["vault"];
+    let expected = SecretConfig {
+        caller: Caller::new("envoy"),
+        audience: "https://vault.azure.net".to_owned(),
+        identity: None,
+        prefix: "Bearer ".to_owned(),
+        file: None,
+    };
+    assert_eq!(*vault, expected);
+    assert_eq!(config.secret_identity(vault), Identity::PlatformDefault);
+    let config = read(&secret(
+        "caller = 'batch'\naudience = 'https://b.a.example'\nprefix = ''\nfile = '/run/a.json'",
+    ))
+    .unwrap();
+    let vault = &config.secrets["vault"];
+    assert_eq!(
+        (vault.prefix.as_str(), vault.file.as_deref()),
+        ("", Some(std::path::Path::new("/run/a.json")))
+    );
+    assert_eq!(config.secret_identity(vault), Identity::ClientId(ID.to_owned()));
+    let config = read(&secret(
+        "caller = 'batch'\naudience = 'https://b.a.example'\nidentity = 'system-assigned'",
+    ))
+    .unwrap();
+    assert_eq!(
+        config.secret_identity(&config.secrets["vault"]),
+        Identity::SystemAssigned
+    );
+}
+
+#[test]
+fn a_secret_that_could_not_be_told_is_refused() {
+    let vault = "caller = 'envoy'\naudience = 'https://vault.azure.net'";
+    for (text, message) in [
+        (
+            secret("audience = 'https://a.example'"),
+            "line 1: this `[secret.vault]` has no `caller`",
+        ),
+        (
+            secret("caller = 'envoy'"),
+            "line 1: this `[secret.vault]` has no `audience`",
+        ),
+        (
+            secret("caller = 'envoi'\naudience = 'https://vault.azure.net'"),
+            "line 2: `caller` of `[secret.vault]` names `envoi`, of whom nothing is said; write `envoy`",
+        ),
+        (
+            secret("caller = 'envoy'\naudience = 'https://a.example'"),
+            "line 3: `[secret.vault]` is a token for https://a.example as platform-default, which `envoy` is not granted; \
+             add a `[[caller.envoy.token]]` with `audiences = [\"https://a.example\"]`",
+        ),
+        (
+            secret("caller = 'envoy'\naudience = 'https://vault.azure.net'\nidentity = 'system-assigned'"),
+            "with `audiences = [\"https://vault.azure.net\"]` and `identities = [\"system-assigned\"]`",
+        ),
+        (
+            secret("caller = 'batch'\naudience = 'https://*.a.example'"),
+            "is more than one audience; write the one that the token is for",
+        ),
+        (
+            secret(&format!("{vault}\nidentity = '*'")),
+            "line 4: \"*\", which is `identity` of `[secret.vault]`",
+        ),
+        (
+            secret(&format!("{vault}\nprefix = \"a\\n\"")),
+            "cannot stand at the start of a header",
+        ),
+        (
+            secret(&format!("{vault}\nfile = 'vault.yaml'")),
+            "is no absolute path of a file",
+        ),
+        (
+            secret(&format!("{vault}\nfile = '/run/vault'")),
+            "ends in neither `.yaml` nor `.json`",
+        ),
+        (
+            secret(&format!("{vault}\nfiles = '/a.yaml'")),
+            "`files` is no key of `[secret.vault]`; write `file`",
+        ),
+        (
+            secret(&format!(
+                "{vault}\nfile = '/run/a.yaml'\n[secret.other]\n{vault}\nfile = '/run/a.yaml'"
+            )),
+            "line 4: `file` of `[secret.vault]` is that of `[secret.other]`; a file has one secret",
+        ),
+        (
+            with_listener("[secret.'a b']"),
+            "line 1: a secret has no name, or one with more than visible ASCII",
+        ),
+    ] {
+        let error = read(&text).expect_err(&text).to_string();
+        assert!(error.contains(message), "{text:?}\n  {error}\n  {message}");
+    }
+    // Whoever reads files needs no listener.
+    let rest = secret(&format!("{vault}\nfile = '/run/a.yaml'"));
+    assert!(read(rest.split("[listener.l]").next().unwrap()).is_ok());
+}
+
 #[test]
 fn a_secret_in_the_wrong_place_is_not_shown() {
     for text in [
@@ -685,6 +795,10 @@ fn the_example_is_a_configuration_of_everything() {
         "audiences",
         "identities",
         "authority",
+        "audience",
+        "identity",
+        "prefix",
+        "file",
     ] {
         let is_shown = uncommented.lines().any(|line| line.starts_with(&format!("{key} = ")));
         assert!(is_shown, "{key} is not in examples/serve/broker.toml");

@@ -484,7 +484,7 @@ pub(crate) struct ServeArguments {
     #[arg(long, value_name = "ADDRESS", value_parser = local_address)]
     pub(crate) imds: Option<Address>,
 
-    /// Where to answer Envoy's external authorization (HTTP)
+    /// Where to answer Envoy's external authorization (HTTP and gRPC)
     #[arg(long, value_name = "ADDRESS", value_parser = local_address)]
     pub(crate) ext_authz: Option<Address>,
 

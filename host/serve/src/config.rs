@@ -201,8 +201,10 @@ pub enum Protocol {
     AppService,
     /// The token endpoint of the Azure Instance Metadata Service.
     Imds,
-    /// The HTTP variant of Envoy's external authorization, which adds the token to a request.
+    /// Envoy's external authorization, over HTTP and gRPC, which adds the token to a request.
     EnvoyExtAuthz,
+    /// Envoy's discovery of secrets, over gRPC: `envoy.service.secret.v3.SecretDiscoveryService`.
+    EnvoySds,
     /// Metrics in the text format of Prometheus.
     Metrics,
     /// Whether the server lives and is ready.
@@ -215,6 +217,7 @@ impl Protocol {
         Self::AppService,
         Self::Imds,
         Self::EnvoyExtAuthz,
+        Self::EnvoySds,
         Self::Metrics,
         Self::Health,
     ];
@@ -226,6 +229,7 @@ impl Protocol {
             Self::AppService => "app-service",
             Self::Imds => "imds",
             Self::EnvoyExtAuthz => "envoy-ext-authz",
+            Self::EnvoySds => "envoy-sds",
             Self::Metrics => "metrics",
             Self::Health => "health",
         }
@@ -234,7 +238,16 @@ impl Protocol {
     /// Whether whoever asks is somebody's caller, and gets what that one is granted.
     #[must_use]
     pub fn gives_tokens(self) -> bool {
-        matches!(self, Self::AppService | Self::Imds | Self::EnvoyExtAuthz)
+        matches!(
+            self,
+            Self::AppService | Self::Imds | Self::EnvoyExtAuthz | Self::EnvoySds
+        )
+    }
+
+    /// Whether it is spoken over gRPC, and so over HTTP/2.
+    #[must_use]
+    pub fn has_grpc(self) -> bool {
+        matches!(self, Self::EnvoyExtAuthz | Self::EnvoySds)
     }
 }
 

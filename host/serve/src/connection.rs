@@ -4,6 +4,7 @@
 //! ([`pace`]), how many connections there may be at once ([`open`]), which requests are answered at all ([`form`]).
 
 mod form;
+pub(crate) mod http2;
 mod open;
 mod pace;
 #[cfg(test)]

@@ -9,10 +9,7 @@
 mod callers;
 pub mod config;
 mod connection;
-#[cfg_attr(not(test), expect(dead_code, reason = "no listener speaks gRPC yet"))]
-mod grpc {
-    pub(crate) mod secrets;
-}
+mod grpc;
 mod listener;
 mod protocol;
 mod readiness;

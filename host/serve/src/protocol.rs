@@ -27,10 +27,12 @@ use http_body_util::Full;
 use managed_identity_host::grants::Caller;
 use metrics_exporter_prometheus::PrometheusHandle;
 use query::QueryFault;
-use refusal::Refusal;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::SystemTime;
+
+pub(crate) use envoy_ext_authz::{Question, answer_to as ext_authz};
+pub(crate) use refusal::Refusal;
 
 pub(crate) type Reply = Response<Full<Bytes>>;
 
@@ -57,7 +59,7 @@ pub(crate) struct Service {
 }
 
 impl Service {
-    fn speaks(&self, protocol: Protocol) -> bool {
+    pub(crate) fn speaks(&self, protocol: Protocol) -> bool {
         self.protocols.contains(&protocol)
     }
 
@@ -98,9 +100,10 @@ pub(crate) async fn answer(request: &Parts, user: User, service: &Service) -> Re
             Some(Protocol::AppService) => app_service::answer(request, service).await,
             Some(Protocol::Imds) => imds::answer(request, user, service).await,
             Some(Protocol::EnvoyExtAuthz) => envoy_ext_authz::answer(request, user, service).await,
+            // Only over gRPC.
+            Some(Protocol::EnvoySds) | None => not_found(),
             Some(Protocol::Health) => health::answer(request, service),
             Some(Protocol::Metrics) => metrics::answer(request, service),
-            None => not_found(),
         },
     };
     service.shared.requests.observed(protocol, reply.status());
@@ -119,7 +122,7 @@ fn spoken(path: &str, service: &Service) -> Option<Protocol> {
         Protocol::Imds => imds::is_path(path),
         Protocol::Metrics => metrics::is_path(path),
         Protocol::Health => health::is_path(path),
-        Protocol::EnvoyExtAuthz => false,
+        Protocol::EnvoyExtAuthz | Protocol::EnvoySds => false,
     };
     service.protocols.iter().copied().find(is_there)
 }
@@ -153,7 +156,7 @@ fn told(protocol: Option<Protocol>, refusal: &Refusal) -> Reply {
         Some(Protocol::AppService) => refusal.app_service(),
         Some(Protocol::Imds) => imds::signed(refusal.imds()),
         Some(Protocol::EnvoyExtAuthz) => refusal.envoy(),
-        Some(Protocol::Metrics | Protocol::Health) | None => refusal.text(),
+        Some(Protocol::EnvoySds | Protocol::Metrics | Protocol::Health) | None => refusal.text(),
     }
 }
 

@@ -298,7 +298,7 @@ fn url(protocol: Protocol, is_tls: bool, address: &str) -> String {
     let path = match protocol {
         Protocol::AppService => "/msi/token",
         // AZURE_POD_IDENTITY_AUTHORITY_HOST, and the cluster of Envoy, have no path.
-        Protocol::Imds | Protocol::EnvoyExtAuthz => "",
+        Protocol::Imds | Protocol::EnvoyExtAuthz | Protocol::EnvoySds => "",
         Protocol::Metrics => "/metrics",
         Protocol::Health => "/readyz",
     };

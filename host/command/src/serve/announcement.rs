@@ -25,7 +25,7 @@ fn environment(listening: &Listening) -> Map<String, Value> {
     let (name, path) = match listening.protocol {
         Protocol::AppService => ("IDENTITY_ENDPOINT", APP_SERVICE_PATH),
         Protocol::Imds => ("AZURE_POD_IDENTITY_AUTHORITY_HOST", ""),
-        Protocol::EnvoyExtAuthz | Protocol::Metrics | Protocol::Health => return Map::new(),
+        Protocol::EnvoyExtAuthz | Protocol::EnvoySds | Protocol::Metrics | Protocol::Health => return Map::new(),
     };
     let of_address = || {
         let is_tcp = !listening.address.starts_with("unix:");

@@ -257,7 +257,7 @@ impl Config {
                  add `secrets = [\"sha256:…\"]` to a `[caller.NAME]` (`managed-identity secret new` makes one), or \
                  `caller = \"NAME\"` here, if everybody who can connect may be that caller"
             ),
-            Protocol::Imds | Protocol::EnvoyExtAuthz => match address {
+            Protocol::Imds | Protocol::EnvoyExtAuthz | Protocol::EnvoySds => match address {
                 Address::Tcp(_) => format!(
                     "nobody could get a token at `[{place}]`: in `{protocol}` callers cannot be told apart over TCP; add \
                      `caller = \"NAME\"` here, if everybody who can connect may be that caller, or write an address such as \
@@ -295,6 +295,7 @@ fn not_local(listener: &ListenerConfig, address: &Address, place: &str) -> Resul
         Protocol::AppService | Protocol::Health => None,
         Protocol::Imds => Some((protocol, "has no secrets, so whoever reached it would be answered")),
         Protocol::EnvoyExtAuthz => Some((protocol, "answers whoever asks with a token")),
+        Protocol::EnvoySds => Some((protocol, "tells whoever asks its secrets")),
         Protocol::Metrics => Some((protocol, "tells whoever asks what the callers do")),
     });
     let (key, reason) = if let Some((protocol, why)) = foreign {

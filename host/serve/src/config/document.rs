@@ -39,7 +39,7 @@ impl Config {
     /// # let config = managed_identity_serve::Config::from_toml(r#"
     /// [listener.programs]             # the name is in logs and metrics
     /// address = "127.0.0.1:4141"      # also: "[::1]:4141", "unix:/run/x.sock", "systemd:NAME"
-    /// protocols = ["app-service"]     # also: imds, envoy-ext-authz, metrics, health
+    /// protocols = ["app-service"]     # also: imds, envoy-ext-authz, envoy-sds, metrics, health
     ///
     /// [caller.report]                 # known by what it sends as X-IDENTITY-HEADER; here is its hash
     /// secrets = ["sha256:00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff"]

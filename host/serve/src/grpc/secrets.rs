@@ -42,13 +42,13 @@ const MOST_NAMES: usize = 1_000;
 const LONGEST_TEXT: usize = 128;
 
 /// The service as one caller has it.
-pub(crate) struct SecretService {
+pub(super) struct SecretService {
     asker: Arc<Known>,
     secrets: watch::Receiver<Option<Arc<Named>>>,
 }
 
 impl SecretService {
-    pub(crate) fn new(asker: Arc<Known>, secrets: watch::Receiver<Option<Arc<Named>>>) -> Self {
+    pub(super) fn new(asker: Arc<Known>, secrets: watch::Receiver<Option<Arc<Named>>>) -> Self {
         Self { asker, secrets }
     }
 

@@ -1,4 +1,4 @@
-//! The HTTP variant of Envoy's external authorization (`envoy.filters.http.ext_authz` with `http_service`): Envoy asks with
+//! Envoy's external authorization (`envoy.filters.http.ext_authz`). In its HTTP variant (`http_service`), Envoy asks with
 //! the method, path and `Host` of a request that it is about to pass on, and adds what we answer to that request.
 //!
 //! | answer | when | what Envoy does |
@@ -40,41 +40,83 @@ use std::sync::Arc;
 const AUDIENCE: HeaderName = HeaderName::from_static("x-managed-identity-audience");
 const IDENTITY: HeaderName = HeaderName::from_static("x-managed-identity-identity");
 
+/// What Envoy asks about a request that it is about to pass on.
+#[derive(Debug)]
+pub(crate) struct Question<'a> {
+    pub(crate) method: &'a str,
+    pub(crate) host: Option<&'a str>,
+    /// What Envoy itself says that the token is for.
+    pub(crate) audience: Option<&'a str>,
+    /// Whose it is to be then, as in a policy.
+    pub(crate) identity: Option<&'a str>,
+}
+
 pub(super) async fn answer(request: &Parts, user: User, service: &Service) -> Reply {
+    match asked(request, user, service) {
+        Ok(question) => answer_to(&question, user, service).await,
+        Err(refusal) => refused(&refusal, user, service),
+    }
+}
+
+/// The same for whoever asks in another way.
+pub(crate) async fn answer_to(question: &Question<'_>, user: User, service: &Service) -> Reply {
+    let Some(asker) = service.asker(user) else {
+        return refused(&Refusal::stranger(), user, service);
+    };
+    let decided = match decide(question, &asker, service).await {
+        Ok(Some(token)) => authorized(&token),
+        Ok(None) => Ok(reply::empty(StatusCode::OK)),
+        Err(refusal) => Err(refusal),
+    };
+    decided.unwrap_or_else(|refusal| refused(&refusal, user, service))
+}
+
+fn refused(refusal: &Refusal, user: User, service: &Service) -> Reply {
     let Some(asker) = service.asker(user) else {
         let refusal = Refusal::stranger();
         refusal.log(Protocol::EnvoyExtAuthz, None);
         return refusal.envoy();
     };
-    let decided = match decide(request, user, &asker, service).await {
-        Ok(Some(token)) => authorized(&token),
-        Ok(None) => Ok(reply::empty(StatusCode::OK)),
-        Err(refusal) => Err(refusal),
-    };
-    decided.unwrap_or_else(|refusal| {
-        refusal.log(Protocol::EnvoyExtAuthz, Some(asker.granted.caller()));
-        refusal.envoy()
+    refusal.log(Protocol::EnvoyExtAuthz, Some(asker.granted.caller()));
+    refusal.envoy()
+}
+
+/// What the HTTP variant asks.
+fn asked<'a>(request: &'a Parts, user: User, service: &Service) -> Result<Question<'a>, Refusal> {
+    let headers = &request.headers;
+    let (identity, audience) = (once(headers, &IDENTITY)?, once(headers, &AUDIENCE)?);
+    if audience.is_some() && is_plain_tcp(user, service) && !host_header::is_own(request, &service.hosts) {
+        return Err(Refusal::foreign_host());
+    }
+    Ok(Question {
+        method: request.method.as_str(),
+        // Where Envoy says what the token is for, it matters to nobody.
+        host: if audience.is_some() {
+            None
+        } else {
+            once(headers, &HOST)?
+        },
+        audience,
+        identity,
     })
 }
 
 /// The token that the request is to be sent with, if it is to be sent with one.
 async fn decide(
-    request: &Parts,
-    user: User,
+    question: &Question<'_>,
     asker: &Known,
     service: &Service,
 ) -> Result<Option<Arc<AccessToken>>, Refusal> {
     let timeout = service.shared.limits.token_timeout;
-    if let Some(asked) = asked_by_envoy(&request.headers, asker)? {
-        if is_plain_tcp(user, service) && !host_header::is_own(request, &service.hosts) {
-            return Err(Refusal::foreign_host());
-        }
+    if let Some(asked) = asked_by_envoy(question, asker)? {
         return Ok(Some(asker.granted.token(&asked.with_timeout(timeout)).await?));
     }
-    let host = once(&request.headers, &HOST)?.ok_or_else(|| Refusal::malformed("The request has no Host."))?;
+    let host = question
+        .host
+        .ok_or_else(|| Refusal::malformed("The request has no Host."))?;
     let origin = Origin::parse(Scheme::Https, host)
         .map_err(|fault| Refusal::malformed(format!("The Host of the request {fault}.")))?;
-    let method = request.method.as_str();
+    let method = question.method;
     match asker.granted.admit_http(method, &origin)? {
         Destination::Plain => Ok(None),
         Destination::Authorized(rule) => {
@@ -92,25 +134,25 @@ async fn decide(
 }
 
 /// What Envoy itself says that the token is for.
-fn asked_by_envoy(headers: &HeaderMap, asker: &Known) -> Result<Option<TokenRequest>, Refusal> {
-    let identity = match once(headers, &IDENTITY)? {
+fn asked_by_envoy(question: &Question<'_>, asker: &Known) -> Result<Option<TokenRequest>, Refusal> {
+    let identity = match question.identity {
         None => asker.default_identity.clone(),
         Some(text) => match IdentityPattern::parse(text) {
             Ok(IdentityPattern::Exactly(identity)) => identity,
             Ok(_) | Err(_) => {
-                return Err(Refusal::malformed(format!(
-                    "{IDENTITY} names no identity. Write it as in a policy, such as client-id:…"
-                )));
+                return Err(Refusal::malformed(
+                    "What Envoy says of the identity names none. Write it as in a policy, such as client-id:…",
+                ));
             }
         },
     };
-    let audience = once(headers, &AUDIENCE)?;
-    if audience.is_none() && headers.contains_key(IDENTITY) {
-        return Err(Refusal::malformed(format!(
-            "{IDENTITY} says nothing without {AUDIENCE}."
-        )));
+    if question.audience.is_none() && question.identity.is_some() {
+        return Err(Refusal::malformed(
+            "What Envoy says of the identity says nothing without an audience.",
+        ));
     }
-    Ok(audience.map(|audience| TokenRequest::new(audience).with_identity(identity)))
+    let asked = question.audience.map(TokenRequest::new);
+    Ok(asked.map(|asked| asked.with_identity(identity)))
 }
 
 /// The value of a field that may be there only once.

@@ -38,7 +38,7 @@ pub(super) const ERROR: HeaderName = HeaderName::from_static("x-managed-identity
 
 /// Why there is no token, in terms of HTTP.
 #[derive(Debug)]
-pub(super) struct Refusal {
+pub(crate) struct Refusal {
     status: StatusCode,
     cause: Cause,
     message: String,
@@ -83,7 +83,7 @@ impl Refusal {
     }
 
     /// Whoever is at the other end may not ask here.
-    pub(super) fn stranger() -> Self {
+    pub(crate) fn stranger() -> Self {
         Self::new(
             StatusCode::FORBIDDEN,
             Cause::Denied,
@@ -132,7 +132,7 @@ impl Refusal {
     ///
     /// Whoever can connect can be refused without end, so only some of it is logged, and the rest at the level for
     /// debugging. Those whom nobody knows cannot keep out what is said of callers, nor can either keep out failures.
-    pub(super) fn log(&self, protocol: Protocol, caller: Option<&Caller>) {
+    pub(crate) fn log(&self, protocol: Protocol, caller: Option<&Caller>) {
         static STRANGERS: LogVolume = LogVolume::new();
         static CALLERS: LogVolume = LogVolume::new();
         static FAILURES: LogVolume = LogVolume::new();

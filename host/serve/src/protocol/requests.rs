@@ -41,7 +41,7 @@ impl Default for Requests {
 
 impl Requests {
     /// That a request was answered.
-    pub(super) fn observed(&self, protocol: Option<Protocol>, status: StatusCode) {
+    pub(crate) fn observed(&self, protocol: Option<Protocol>, status: StatusCode) {
         let named = |protocol: Protocol| Protocol::ALL.iter().position(|known| *known == protocol);
         let protocol_index = protocol.and_then(named).unwrap_or(PROTOCOLS - 1);
         let status_index = STATUSES.iter().position(|known| *known == status);

@@ -1,6 +1,7 @@
 //! Accepts connections, and has each of them served.
 
-use crate::connection::{self, Connections, Place, User, closed};
+use crate::connection::{self, Connections, Place, User, closed, http2};
+use crate::grpc;
 use crate::listener::{Listener, Socket};
 use crate::protocol::{self, Service};
 use crate::telemetry::LOG_TARGET;
@@ -70,6 +71,21 @@ impl Accepting {
 }
 
 async fn serve<S: AsyncRead + AsyncWrite + Unpin>(stream: S, user: User, place: Place, service: Arc<Service>) {
+    if !service.protocols.iter().any(|protocol| protocol.has_grpc()) {
+        return serve_http1(stream, user, place, service).await;
+    }
+    let limits = &service.shared.limits;
+    let Some((stream, is_http2)) = http2::tell_apart(stream, &place, limits).await else {
+        return;
+    };
+    if !is_http2 {
+        return serve_http1(stream, user, place, service).await;
+    }
+    let answer = |request| grpc::answer(request, user, Arc::clone(&service));
+    http2::serve(stream, place, limits, answer).await;
+}
+
+async fn serve_http1<S: AsyncRead + AsyncWrite + Unpin>(stream: S, user: User, place: Place, service: Arc<Service>) {
     // One more count, which is this connection's alone: each request takes part in it, and the service's own is touched by
     // all processors.
     let asked = Arc::new(service);

@@ -103,6 +103,8 @@ fn listeners(arguments: &ServeArguments) -> impl Iterator<Item = (&'static [Prot
 fn flag(protocol: Protocol) -> &'static str {
     match protocol {
         Protocol::EnvoyExtAuthz => "ext-authz",
+        // It has no flag, because its secrets are named in a document.
+        Protocol::EnvoySds => "config",
         other => other.name(),
     }
 }

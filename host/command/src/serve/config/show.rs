@@ -134,7 +134,7 @@ fn askers<'c>(config: &'c Config, listener: &'c ListenerConfig) -> Vec<&'c Calle
     let is_known = |how: &CallerConfig| {
         listener.protocols.iter().any(|protocol| match protocol {
             Protocol::AppService => !how.secrets.is_empty(),
-            Protocol::Imds | Protocol::EnvoyExtAuthz => {
+            Protocol::Imds | Protocol::EnvoyExtAuthz | Protocol::EnvoySds => {
                 !how.users.is_empty() && !matches!(listener.address, Address::Tcp(_))
             }
             Protocol::Metrics | Protocol::Health => false,

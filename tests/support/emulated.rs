@@ -1,6 +1,6 @@
 //! An emulator for tests that wait for child processes: it runs on threads of its own.
 
-use managed_identity_emulator::{Emulator, EmulatorConfig};
+use managed_identity_emulator::{Emulator, EmulatorConfig, KeyVault};
 use std::ops::Deref;
 use tokio::runtime::{Builder, Runtime};
 
@@ -8,7 +8,7 @@ use tokio::runtime::{Builder, Runtime};
 pub(crate) struct Emulated {
     emulator: Emulator,
     /// Dropped after the emulator, which runs on it.
-    _runtime: Runtime,
+    runtime: Runtime,
 }
 
 impl Emulated {
@@ -21,10 +21,13 @@ impl Emulated {
         let emulator = runtime
             .block_on(async { Emulator::start(EmulatorConfig::default()) })
             .unwrap();
-        Self {
-            emulator,
-            _runtime: runtime,
-        }
+        Self { emulator, runtime }
+    }
+
+    /// A vault with one secret, of which only a good token tells.
+    pub(crate) fn vault(&self, name: &str, secret: &str) -> KeyVault {
+        let _entered = self.runtime.enter();
+        self.emulator.start_key_vault([(name, secret)]).unwrap()
     }
 }
 

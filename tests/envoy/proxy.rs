@@ -1,0 +1,170 @@
+//! A running Envoy.
+
+use crate::installed;
+use std::fs::{self, File};
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
+
+/// When to give up waiting for what can only be asked for again and again.
+const DEADLINE: Duration = Duration::from_secs(20);
+
+/// How long between two questions.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// A folder with a short path, because those of sockets have to be; gone when dropped.
+pub(crate) struct Folder(PathBuf);
+
+impl Folder {
+    pub(crate) fn new(test: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("mi-envoy-{test}-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&path);
+        fs::create_dir_all(&path).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        Self(path)
+    }
+
+    pub(crate) fn path(&self, name: &str) -> String {
+        self.0.join(name).to_str().unwrap().to_owned()
+    }
+
+    /// Puts a text into a file, and says where that is.
+    pub(crate) fn write(&self, name: &str, text: &str) -> String {
+        let path = self.path(name);
+        fs::write(&path, text).unwrap();
+        path
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// An example as it is, but for these texts of it, of which each has to be there.
+pub(crate) fn configured(example: &str, replaced: &[(&str, &str)]) -> String {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/envoy");
+    let mut text = fs::read_to_string(folder.join(example)).unwrap();
+    for (from, to) in replaced {
+        assert!(text.contains(from), "{example} has no {from:?}");
+        text = text.replace(from, to);
+    }
+    text
+}
+
+/// An Envoy that listens. It is killed when dropped.
+pub(crate) struct Envoy {
+    child: Child,
+    admin: SocketAddr,
+    log: PathBuf,
+}
+
+impl Envoy {
+    /// Returns when it says that it is ready.
+    pub(crate) fn start(folder: &Folder, yaml: &str, environment: &[(String, String)]) -> Self {
+        let log = PathBuf::from(folder.path("envoy.log"));
+        let admin = folder.path("admin");
+        let child = Command::new(installed::envoy())
+            .args(["--config-path", &folder.write("envoy.yaml", yaml)])
+            .args(["--admin-address-path", &admin])
+            .args(["--disable-hot-restart", "--concurrency", "2", "--log-level", "warning"])
+            .envs(environment.iter().cloned())
+            .stderr(File::create(&log).unwrap())
+            .spawn()
+            .unwrap();
+        let mut envoy = Self {
+            child,
+            admin: SocketAddr::from(([127, 0, 0, 1], 0)),
+            log,
+        };
+        envoy.admin = envoy.wait_for("it tells where its administration is", |_| {
+            fs::read_to_string(&admin).ok()?.trim().parse().ok()
+        });
+        envoy.wait_for("it is ready", |envoy| {
+            let (status, _) = request(envoy.admin, "/ready", &[])?;
+            (status == 200).then_some(())
+        });
+        envoy
+    }
+
+    /// Where a listener listens.
+    pub(crate) fn address(&self, listener: &str) -> SocketAddr {
+        self.wait_for("it listens", |envoy| {
+            let (_, reply) = request(envoy.admin, "/listeners", &[])?;
+            let line = format!("{listener}::");
+            reply
+                .lines()
+                .find_map(|found| found.strip_prefix(&line)?.trim().parse().ok())
+        })
+    }
+
+    /// Asks again and again for what is there at last.
+    pub(crate) fn wait_for<T>(&self, what: &str, ask: impl Fn(&Self) -> Option<T>) -> T {
+        let begun = Instant::now();
+        loop {
+            if let Some(answer) = ask(self) {
+                return answer;
+            }
+            assert!(begun.elapsed() < DEADLINE, "Envoy: not {what}: {}", self.log());
+            std::thread::sleep(PAUSE);
+        }
+    }
+
+    /// What it has logged.
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap()
+    }
+
+    /// Asks it to end, and waits until it has.
+    pub(crate) fn terminate(mut self) -> Option<i32> {
+        let id = self.child.id().to_string();
+        let killed = Command::new("kill").args(["-s", "TERM", &id]).status().unwrap();
+        assert!(killed.success());
+        self.child.wait().unwrap().code()
+    }
+}
+
+impl Drop for Envoy {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// What Envoy says of a configuration that it refuses.
+pub(crate) fn refusal(folder: &Folder, yaml: &str, environment: &[(String, String)]) -> String {
+    let output = Command::new(installed::envoy())
+        .args([
+            "--mode",
+            "validate",
+            "--config-path",
+            &folder.write("refused.yaml", yaml),
+        ])
+        .envs(environment.iter().cloned())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success(), "it is taken: {said}");
+    said
+}
+
+/// The status and the whole reply, unless nobody answers.
+pub(crate) fn request(address: SocketAddr, target: &str, fields: &[&str]) -> Option<(u16, String)> {
+    let mut stream = TcpStream::connect(address).ok()?;
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    let fields: String = fields.iter().map(|field| format!("{field}\r\n")).collect();
+    write!(
+        stream,
+        "GET {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{fields}\r\n"
+    )
+    .ok()?;
+    let mut reply = String::new();
+    stream.read_to_string(&mut reply).ok()?;
+    let status = reply.split(' ').nth(1)?.parse().ok()?;
+    Some((status, reply.to_ascii_lowercase()))
+}

@@ -285,7 +285,7 @@ fn a_mistake_is_told_with_its_line_and_its_cure() {
         ),
         (
             "[listener.a]\nprotocols = ['http']".to_owned(),
-            "is no protocol; there are `app-service`, `imds`, `envoy-ext-authz`, `metrics`, `health`",
+            "is no protocol; there are `app-service`, `imds`, `envoy-ext-authz`, `envoy-sds`, `metrics`, `health`",
         ),
         (
             tcp("'health', 'health'", ""),

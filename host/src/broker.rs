@@ -16,7 +16,7 @@ use crate::provider::{Ask, Call, Message, Place, ProviderError, ReplyTo, Running
 use crate::telemetry::Telemetry;
 use crate::token::{AccessToken, Identity, SourceDescription, TokenRequest, unix_time};
 use futures_util::future::{Either, select};
-use hits::{Hits, Invalidation};
+use hits::{Hits, Invalidation, Renewing};
 use managed_identity_provider::error::{Cause, Error};
 use managed_identity_provider::request::check_sizes;
 use managed_identity_provider::secret::Secret;
@@ -148,14 +148,32 @@ impl Broker {
         self.ended(outcome)
     }
 
-    /// The token that answers a request at once, on the caller's own thread: what [`token`](Self::token) would give without
-    /// asking the provider. For event loops that must not wait. When there is none, the provider has to be asked, which is
-    /// also what renews a token whose successor is due.
+    /// The token that answers a request at once, on the caller's own thread. For event loops that must not wait.
+    ///
+    /// A token whose successor is due is given as long as it is valid for a minute yet, and the provider is asked for the
+    /// successor in the background, for one caller at a time. `None` means that [`token`](Self::token) has to be called.
     #[must_use]
     pub fn cached(&self, request: &TokenRequest) -> Option<Arc<AccessToken>> {
-        let token = self.hit(request)?;
+        let (token, renewing) = self.0.hits.valid(request, unix_time())?;
+        if self.is_shut_down() {
+            return None;
+        }
+        if let Some(renewing) = renewing {
+            self.renew(request.clone(), renewing);
+        }
         self.telemetry().hit();
         Some(token)
+    }
+
+    /// Asks the provider for a token that nobody waits for.
+    fn renew(&self, request: TokenRequest, renewing: Renewing) {
+        let broker = self.clone();
+        self.0.runtime.spawn(async move {
+            let _until_then = renewing;
+            if let Err(error) = broker.telemetry().asked(&request, broker.fetch(&request, None)).await {
+                tracing::warn!(target: "managed_identity::broker", %error, "a token that is due is not renewed");
+            }
+        });
     }
 
     /// Drops cached tokens, of one audience or all.

@@ -114,6 +114,35 @@ impl Envoy {
         }
     }
 
+    /// Tells its administration to do something.
+    pub(crate) fn tell(&self, target: &str) {
+        let mut stream = TcpStream::connect(self.admin).unwrap();
+        write!(
+            stream,
+            "POST {target} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+        )
+        .unwrap();
+        let mut reply = String::new();
+        stream.read_to_string(&mut reply).unwrap();
+        assert!(reply.starts_with("HTTP/1.1 200 "), "{target}: {reply}");
+    }
+
+    /// The value of a counter or gauge, once it is there.
+    pub(crate) fn stat(&self, name: &str) -> Option<u64> {
+        let (_, reply) = request(self.admin, "/stats", &[])?;
+        let line = format!("{name}: ");
+        reply
+            .lines()
+            .find_map(|found| found.strip_prefix(&line)?.trim().parse().ok())
+    }
+
+    /// Resident memory, in KiB.
+    pub(crate) fn resident(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.split_whitespace().next().unwrap().parse().unwrap()
+    }
+
     /// What it has logged.
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap()

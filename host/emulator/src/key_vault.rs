@@ -17,6 +17,7 @@ use std::convert::Infallible;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
@@ -71,6 +72,8 @@ pub struct Behaviour {
     pub redirect_to: Option<String>,
     /// Replies to permitted requests repeat the authorization.
     pub echo: Option<Echo>,
+    /// Of the permitted requests, each time the last of so many is answered 503.
+    pub fail_each: Option<NonZeroU32>,
 }
 
 /// Where a reply repeats the authorization of its request.
@@ -110,6 +113,8 @@ struct State {
     revoked: BTreeMap<[u8; 32], String>,
     /// SHA-256 of all good tokens so far.
     tokens: HashSet<[u8; 32]>,
+    /// Counts the permitted requests.
+    permitted: u32,
 }
 
 /// The claims that the vault looks at.
@@ -250,7 +255,15 @@ impl Vault {
             return Err(error(StatusCode::BAD_REQUEST, "BadParameter", message));
         }
         let authorization = self.authorize(request)?;
-        let behaviour = self.state().behaviour.clone();
+        let (behaviour, permitted) = {
+            let mut state = self.state();
+            state.permitted = state.permitted.wrapping_add(1);
+            (state.behaviour.clone(), state.permitted)
+        };
+        if behaviour.fail_each.is_some_and(|count| permitted % count == 0) {
+            let message = "The service is busy.";
+            return Err(error(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable", message));
+        }
         if let Some(url) = &behaviour.redirect_to {
             return Ok((with(Reply::empty(StatusCode::FOUND), LOCATION, url), None));
         }

@@ -8,6 +8,7 @@ use managed_identity_host::authorized_http::claims_challenge_of;
 use managed_identity_host::{AccessToken, Cause, TokenError};
 use std::cell::{Cell, RefCell};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 /// Which configuration a filter has, and with what it is served.
 pub(crate) struct Config {
@@ -171,10 +172,13 @@ impl Filter {
         let Some((rule, token)) = self.given.borrow_mut().take() else {
             return;
         };
-        if stream.response_header(b":status", 0) != Some(b"401") || !rule.doubt(&token) {
+        if stream.response_header(b":status", 0) != Some(b"401") {
             return;
         }
         let claims = stream.challenges().iter().find_map(|field| claims_challenge_of(field));
+        if !rule.doubt(&token.token, claims.is_some(), Instant::now()) {
+            return;
+        }
         stream.count(self.config.counters.challenged);
         let Some(shared) = &self.config.shared else { return };
         let broker = shared.broker.clone();

@@ -1,9 +1,9 @@
 //! Tokens that the provider has given, to be given again without asking it.
 //!
 //! The cache proper is the provider's, and so is every decision about it. This is a copy of its latest answers, read
-//! without a lock on the thread of whoever asks. A copy is given in two cases: as long as the provider itself would give
-//! the same token without a thought ([`Hits::fresh`]), and as long as the token is valid while the provider fails
-//! ([`Hits::held`]).
+//! without a lock on the thread of whoever asks. A copy is given in three cases: as long as the provider itself would give
+//! the same token without a thought ([`Hits::fresh`]), as long as the token is valid while the provider fails
+//! ([`Hits::held`]), and as long as it is valid for a while yet to whoever cannot wait ([`Hits::valid`]).
 //!
 //! A token that somebody rejects, challenges or has forgotten must not be given again. Those questions are
 //! [`Invalidation`]s: from before they are asked until they are answered, nothing that they concern is kept, and neither is
@@ -15,6 +15,7 @@ use arc_swap::ArcSwap;
 use managed_identity_provider::secret::Secret;
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// How many tokens are kept: as many as the provider keeps.
@@ -22,6 +23,10 @@ const CAPACITY: usize = 1024;
 
 /// How many tokens are remembered that must not be kept again.
 const REFUSED_CAPACITY: usize = 64;
+
+/// How many seconds a token must be valid yet to be given to whoever would not wait for its successor: time to reach the
+/// upstream, and to be checked there by a clock that is a little fast.
+const SHORTEST_REST: u64 = 60;
 
 /// What a scope adds to the resource that it stands for.
 const SCOPE_SUFFIX: &str = "/.default";
@@ -47,7 +52,18 @@ struct Held {
 struct Entry {
     identity: Identity,
     token: Arc<AccessToken>,
+    renewal: Arc<Renewal>,
 }
+
+/// Whether somebody asks for the successor of a token in the background: [`UNDER_WAY`], or else the second in which the last
+/// one ended who did.
+#[derive(Default)]
+struct Renewal(AtomicU64);
+
+const UNDER_WAY: u64 = u64::MAX;
+
+/// The task of asking for a token's successor. Nobody else has it until it is dropped, nor in that second.
+pub(crate) struct Renewing(Arc<Renewal>);
 
 #[derive(Default)]
 struct Ledger {
@@ -87,6 +103,23 @@ impl Hits {
         let held = self.held.load();
         let token = held.get(request)?;
         (!token.stale && now < token.refresh_on && now < token.expires_on).then(|| Arc::clone(token))
+    }
+
+    /// The token that answers a request of whoever cannot wait, although its successor may be due. Then with the task of
+    /// asking for that, unless somebody has it.
+    pub(crate) fn valid(&self, request: &TokenRequest, now: u64) -> Option<(Arc<AccessToken>, Option<Renewing>)> {
+        if !is_plain(request) {
+            return None;
+        }
+        let held = self.held.load();
+        let Entry { token, renewal, .. } = held.entry(request)?;
+        let is_due = token.stale || token.refresh_on <= now;
+        let rest = if is_due { SHORTEST_REST } else { 0 };
+        if token.expires_on <= now.saturating_add(rest) {
+            return None;
+        }
+        let renewing = if is_due { renewal.begin(now) } else { None };
+        Some((Arc::clone(token), renewing))
     }
 
     /// The token that answers a request when the provider does not: it is valid, and marked as stale.
@@ -237,10 +270,13 @@ impl Ledger {
 }
 
 impl Held {
-    fn get(&self, request: &TokenRequest) -> Option<&Arc<AccessToken>> {
+    fn entry(&self, request: &TokenRequest) -> Option<&Entry> {
         let entries = self.by_audience.get(request.audience.as_str())?;
-        let entry = entries.iter().find(|entry| entry.identity == request.identity)?;
-        Some(&entry.token)
+        entries.iter().find(|entry| entry.identity == request.identity)
+    }
+
+    fn get(&self, request: &TokenRequest) -> Option<&Arc<AccessToken>> {
+        Some(&self.entry(request)?.token)
     }
 
     fn insert(&mut self, request: &TokenRequest, token: &Arc<AccessToken>, now: u64) {
@@ -249,14 +285,19 @@ impl Held {
             let others = entries.iter().filter(|entry| entry.identity != request.identity);
             others.cloned().collect()
         };
-        if self.get(request).is_none() {
-            self.make_room(now);
-            self.count += 1;
-        }
+        let renewal = match self.entry(request) {
+            Some(known) => Arc::clone(&known.renewal),
+            None => {
+                self.make_room(now);
+                self.count += 1;
+                Arc::default()
+            }
+        };
         let mut entries = self.by_audience.get(audience).map(others).unwrap_or_default();
         entries.push(Entry {
             identity: request.identity.clone(),
             token: Arc::clone(token),
+            renewal,
         });
         self.by_audience.insert(audience.into(), entries.into());
     }
@@ -311,6 +352,26 @@ impl Scope {
                     || rejected.as_ref().is_some_and(|rejected| is(rejected, token))
             }
         }
+    }
+}
+
+impl Renewal {
+    fn begin(self: &Arc<Self>, now: u64) -> Option<Renewing> {
+        let ended = self.0.load(Ordering::Relaxed);
+        // A token whose renewal fails, or whose successor is due at once, is asked for once a second and not for each request.
+        if ended == UNDER_WAY || ended == now {
+            return None;
+        }
+        let is_first = self
+            .0
+            .compare_exchange(ended, UNDER_WAY, Ordering::AcqRel, Ordering::Relaxed);
+        is_first.is_ok().then(|| Renewing(Arc::clone(self)))
+    }
+}
+
+impl Drop for Renewing {
+    fn drop(&mut self) {
+        self.0.0.store(unix_time(), Ordering::Release);
     }
 }
 
@@ -406,6 +467,57 @@ mod tests {
             let given = given(&hits, &request("a"), now).map(|(_, fresh)| fresh);
             assert_eq!(given, expected, "at {now}");
         }
+    }
+
+    #[test]
+    fn whoever_cannot_wait_is_given_a_token_whose_successor_is_due_until_shortly_before_its_end() {
+        let hits = Hits::default();
+        let long = |expires_on| {
+            let mut long = AccessToken::clone(&token("t", "a"));
+            long.expires_on = expires_on;
+            Arc::new(long)
+        };
+        keep(&hits, &request("a"), &long(NOW + 200));
+        for (now, expected) in [
+            (NOW, Some(false)),
+            (NOW + 49, Some(false)),
+            (NOW + 50, Some(true)),
+            (NOW + 139, Some(true)),
+            (NOW + 140, None),
+            (NOW + 200, None),
+        ] {
+            let renewed = hits.valid(&request("a"), now).map(|(_, renewing)| renewing.is_some());
+            assert_eq!(renewed, expected, "at {now}");
+        }
+        assert!(hits.valid(&request("a").with_claims("{}"), NOW).is_none());
+        // Not due yet, and soon to end.
+        keep(&hits, &request("b"), &long(NOW + 55));
+        assert!(hits.valid(&request("b"), NOW + 49).is_some());
+        assert!(hits.valid(&request("b"), NOW + 50).is_none());
+    }
+
+    #[test]
+    fn one_at_a_time_renews_a_token_and_not_twice_in_a_second() {
+        let hits = Hits::default();
+        let now = unix_time();
+        let due = |text| {
+            let mut due = AccessToken::clone(&token(text, "a"));
+            (due.refresh_on, due.expires_on) = (now, now + 10_000);
+            Arc::new(due)
+        };
+        let keep = |token| hits.keep(&request("a"), &token, hits.generation(), now);
+        let begins = |now| hits.valid(&request("a"), now).unwrap().1;
+        keep(due("first"));
+        let first = begins(now);
+        assert!(first.is_some());
+        assert!(begins(now + 5).is_none(), "one is under way");
+        // What the provider answered is due as well.
+        keep(due("second"));
+        assert!(begins(now + 5).is_none(), "it has not ended");
+        drop(first);
+        let ended = unix_time();
+        assert!(begins(ended).is_none(), "it has ended in this second");
+        assert!(begins(ended + 1).is_some());
     }
 
     #[test]

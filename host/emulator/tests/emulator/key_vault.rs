@@ -164,6 +164,7 @@ async fn it_does_wrong_what_it_is_told_to() {
         vault.behave(Behaviour {
             redirect_to: redirect_to.map(str::to_owned),
             echo,
+            ..Behaviour::default()
         });
     };
     behave(Some("https://elsewhere.example/"), None);

@@ -1,0 +1,479 @@
+//! What a token costs a request through Envoy: `./x envoy-load`. wrk sends requests through the real Envoy, with one worker,
+//! to a bare hyper server: without a filter, and with each of the three ways to add a cached token. All run in one run, in
+//! rounds, on the same processors. The table and the plot are written to `target/bench`.
+
+#![expect(clippy::print_stdout, reason = "a benchmark prints its results")]
+
+#[path = "../../../tests/envoy/installed.rs"]
+#[expect(clippy::unwrap_used, reason = "shared with the tests")]
+mod installed;
+mod load;
+
+use load::{Load, Outcome, Program, bare, managed_identity, size_of};
+use serde_json::{Value, json};
+use std::fmt::Write as _;
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+const AUDIENCE: &str = "https://vault.azure.net";
+const TYPES: &str = "type.googleapis.com/envoy.extensions";
+const ROUNDS: usize = 7;
+const SECONDS: u64 = 5;
+/// How long something may take to be ready.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn main() -> Outcome<()> {
+    let arguments: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|argument| argument != "--bench")
+        .collect();
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["bare"] => bare(),
+        [] => run(ROUNDS, SECONDS),
+        ["--rounds", rounds, "--seconds", seconds] => run(rounds.parse()?, seconds.parse()?),
+        _ => Err("usage: ./x envoy-load [--rounds N --seconds N]".into()),
+    }
+}
+
+/// How a request gets its token.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    NoFilter,
+    Module,
+    ExtAuthz,
+    Sds,
+}
+
+impl Way {
+    const ALL: [Self; 4] = [Self::NoFilter, Self::Module, Self::ExtAuthz, Self::Sds];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::NoFilter => "no filter",
+            Self::Module => "dynamic module",
+            Self::ExtAuthz => "ext_authz gRPC",
+            Self::Sds => "SDS",
+        }
+    }
+
+    /// The filter before the router's.
+    fn filter(self) -> Option<Value> {
+        let broker = json!({"envoy_grpc": {"cluster_name": "managed-identity"}});
+        let (name, config) = match self {
+            Self::NoFilter => return None,
+            Self::Module => (
+                "managed-identity",
+                json!({
+                    "@type": format!("{TYPES}.filters.http.dynamic_modules.v3.DynamicModuleFilter"),
+                    "dynamic_module_config": {"name": "managed_identity_envoy", "do_not_close": true},
+                    "filter_name": "managed-identity",
+                    "filter_config": {
+                        "@type": "type.googleapis.com/google.protobuf.StringValue",
+                        "value": json!({"rules": [{"audience": AUDIENCE}]}).to_string(),
+                    },
+                }),
+            ),
+            Self::ExtAuthz => (
+                "envoy.filters.http.ext_authz",
+                json!({
+                    "@type": format!("{TYPES}.filters.http.ext_authz.v3.ExtAuthz"),
+                    "transport_api_version": "V3",
+                    "grpc_service": broker,
+                }),
+            ),
+            Self::Sds => (
+                "envoy.filters.http.credential_injector",
+                json!({
+                    "@type": format!("{TYPES}.filters.http.credential_injector.v3.CredentialInjector"),
+                    "overwrite": true,
+                    "credential": {
+                        "name": "envoy.http.injected_credentials.generic",
+                        "typed_config": {
+                            "@type": format!("{TYPES}.http.injected_credentials.generic.v3.Generic"),
+                            "credential": {
+                                "name": "vault",
+                                "sds_config": {
+                                    "resource_api_version": "V3",
+                                    "api_config_source": {
+                                        "api_type": "GRPC",
+                                        "transport_api_version": "V3",
+                                        "grpc_services": [broker],
+                                    },
+                                },
+                            },
+                        },
+                    },
+                }),
+            ),
+        };
+        Some(json!({"name": name, "typed_config": config}))
+    }
+
+    /// The configuration of the broker beside Envoy.
+    fn broker(self, socket: &str) -> Option<String> {
+        let (protocol, secret) = match self {
+            Self::NoFilter | Self::Module => return None,
+            Self::ExtAuthz => ("envoy-ext-authz", ""),
+            Self::Sds => (
+                "envoy-sds",
+                "[secret.vault]\ncaller = \"envoy\"\naudience = \"https://vault.azure.net\"\n",
+            ),
+        };
+        Some(format!(
+            "[listener.envoy]\naddress = \"unix:{socket}\"\nprotocols = [\"{protocol}\"]\ncaller = \"envoy\"\n{secret}\
+             [caller.envoy]\n[[caller.envoy.token]]\naudiences = [\"{AUDIENCE}\"]\n"
+        ))
+    }
+}
+
+/// Envoy with one way, and the broker if there is one.
+struct Measured {
+    way: Way,
+    envoy: Envoy,
+    broker: Option<Program>,
+    loads: Vec<Load>,
+}
+
+impl Measured {
+    fn start(way: Way, folder: &Path, upstream: SocketAddr, environment: &[(String, String)]) -> Outcome<Self> {
+        let folder = folder.join(way.name().replace(' ', "-"));
+        fs::create_dir_all(&folder)?;
+        let socket = folder.join("s").to_string_lossy().into_owned();
+        let broker = match way.broker(&socket) {
+            None => None,
+            Some(text) => {
+                let file = folder.join("broker.toml");
+                fs::write(&file, text)?;
+                let mut serve = managed_identity(&["serve", "--config", &file.to_string_lossy()]);
+                serve.envs(environment.iter().cloned());
+                Some(Program::start(&mut serve)?)
+            }
+        };
+        let envoy = Envoy::start(&folder, &configuration(way, upstream, &socket), environment)?;
+        let measured = Self {
+            way,
+            envoy,
+            broker,
+            loads: Vec::new(),
+        };
+        let begun = Instant::now();
+        let authorized = way != Way::NoFilter;
+        // Envoy listens before a secret is there.
+        while ask(measured.envoy.listening)?.map(|reply| reply.contains("x-authorized: yes")) != Some(authorized) {
+            if begun.elapsed() > PATIENCE {
+                return Err(format!("{}: the upstream does not see what it should", way.name()).into());
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        Ok(measured)
+    }
+
+    fn measure(&mut self, seconds: u64) -> Outcome<()> {
+        self.loads
+            .push(Load::run(&format!("http://{}/", self.envoy.listening), &[], seconds)?);
+        Ok(())
+    }
+}
+
+/// A running Envoy with one worker. It is killed when dropped.
+struct Envoy {
+    child: Child,
+    listening: SocketAddr,
+}
+
+impl Envoy {
+    fn start(folder: &Path, configuration: &Value, environment: &[(String, String)]) -> Outcome<Self> {
+        let (file, admin) = (folder.join("envoy.json"), folder.join("admin"));
+        fs::write(&file, configuration.to_string())?;
+        let executable = std::env::current_exe()?;
+        let module = executable.parent().ok_or("the benchmark lies in no folder")?;
+        let log = fs::File::create(folder.join("envoy.log"))?;
+        let child = Command::new(installed::envoy())
+            .arg("--config-path")
+            .arg(&file)
+            .arg("--admin-address-path")
+            .arg(&admin)
+            .args(["--disable-hot-restart", "--concurrency", "1", "--log-level", "warning"])
+            .envs(environment.iter().cloned())
+            .env("ENVOY_DYNAMIC_MODULES_SEARCH_PATH", module)
+            .stdin(Stdio::null())
+            .stderr(log)
+            .spawn()?;
+        let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
+        let mut envoy = Self {
+            child,
+            listening: nowhere,
+        };
+        let begun = Instant::now();
+        loop {
+            if let Some(address) = envoy.address(&admin) {
+                envoy.listening = address;
+                return Ok(envoy);
+            }
+            if begun.elapsed() > PATIENCE || envoy.child.try_wait()?.is_some() {
+                let log = fs::read_to_string(folder.join("envoy.log"))?;
+                return Err(format!("Envoy does not listen: {log}").into());
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    fn address(&self, admin: &Path) -> Option<SocketAddr> {
+        let admin = fs::read_to_string(admin).ok()?.trim().parse().ok()?;
+        let reply = get(admin, "/listeners").ok()?;
+        let line = reply.lines().find_map(|line| line.strip_prefix("load::"))?;
+        line.trim().parse().ok()
+    }
+}
+
+impl Drop for Envoy {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn configuration(way: Way, upstream: SocketAddr, socket: &str) -> Value {
+    let loopback = |port: u16| json!({"socket_address": {"address": "127.0.0.1", "port_value": port}});
+    let at = |name: &str, address: Value| {
+        let endpoint = json!({"endpoint": {"address": address}});
+        json!({"cluster_name": name, "endpoints": [{"lb_endpoints": [endpoint]}]})
+    };
+    let router = json!({
+        "name": "envoy.filters.http.router",
+        "typed_config": {"@type": format!("{TYPES}.filters.http.router.v3.Router")},
+    });
+    let filters: Vec<Value> = way.filter().into_iter().chain([router]).collect();
+    let mut route = json!({"match": {"prefix": "/"}, "route": {"cluster": "upstream"}});
+    if way == Way::ExtAuthz {
+        route["typed_per_filter_config"] = json!({"envoy.filters.http.ext_authz": {
+            "@type": format!("{TYPES}.filters.http.ext_authz.v3.ExtAuthzPerRoute"),
+            "check_settings": {"context_extensions": {"audience": AUDIENCE}},
+        }});
+    }
+    let mut clusters = vec![json!({
+        "name": "upstream",
+        "type": "STATIC",
+        "connect_timeout": "5s",
+        "load_assignment": at("upstream", loopback(upstream.port())),
+    })];
+    if way.broker(socket).is_some() {
+        clusters.push(json!({
+            "name": "managed-identity",
+            "type": "STATIC",
+            "typed_extension_protocol_options": {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+                "@type": format!("{TYPES}.upstreams.http.v3.HttpProtocolOptions"),
+                "explicit_http_config": {"http2_protocol_options": {}},
+            }},
+            "load_assignment": at("managed-identity", json!({"pipe": {"path": socket}})),
+        }));
+    }
+    json!({
+        "node": {"id": "load", "cluster": "load"},
+        "admin": {"address": loopback(0)},
+        "static_resources": {
+            "listeners": [{
+                "name": "load",
+                "address": loopback(0),
+                "filter_chains": [{"filters": [{
+                    "name": "envoy.filters.network.http_connection_manager",
+                    "typed_config": {
+                        "@type": format!(
+                            "{TYPES}.filters.network.http_connection_manager.v3.HttpConnectionManager"
+                        ),
+                        "stat_prefix": "load",
+                        "route_config": {"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [route]}]},
+                        "http_filters": filters,
+                    },
+                }]}],
+            }],
+            "clusters": clusters,
+        },
+    })
+}
+
+fn get(address: SocketAddr, target: &str) -> Outcome<String> {
+    let mut stream = TcpStream::connect(address)?;
+    write!(
+        stream,
+        "GET {target} HTTP/1.1\r\nHost: load\r\nConnection: close\r\n\r\n"
+    )?;
+    let mut reply = String::new();
+    stream.read_to_string(&mut reply)?;
+    Ok(reply)
+}
+
+/// The reply of the upstream; none when Envoy answers itself.
+fn ask(address: SocketAddr) -> Outcome<Option<String>> {
+    let reply = get(address, "/")?;
+    Ok(reply.starts_with("HTTP/1.1 200 ").then_some(reply))
+}
+
+fn run(rounds: usize, seconds: u64) -> Outcome<()> {
+    let emulator = Program::start(&mut managed_identity(&[
+        "emulate",
+        "--source",
+        "app-service",
+        "--output",
+        "json",
+    ]))?;
+    let environment = emulator.line["environment"].as_object().ok_or("no environment")?;
+    let environment: Vec<(String, String)> = environment
+        .iter()
+        .map(|(name, value)| (name.clone(), value.as_str().unwrap_or_default().to_owned()))
+        .collect();
+    let upstream = Program::start(Command::new(std::env::current_exe()?).arg("bare"))?;
+    let upstream = upstream.listening().map(|address| (address, upstream))?;
+    // Short, because those of sockets have to be.
+    let folder = std::env::temp_dir().join(format!("mi-load-{}", std::process::id()));
+    let all = Way::ALL.iter();
+    let mut all: Vec<Measured> = all
+        .map(|way| Measured::start(*way, &folder, upstream.0, &environment))
+        .collect::<Outcome<_>>()?;
+    // The first load warms up.
+    for measured in &mut all {
+        measured.measure(1)?;
+        measured.loads.clear();
+    }
+    for round in 0..rounds {
+        println!("round {} of {rounds}", round + 1);
+        // Whoever is first in one round is last in the next.
+        all.rotate_left(1);
+        for measured in &mut all {
+            measured.measure(seconds)?;
+        }
+    }
+    all.sort_by_key(|measured| Way::ALL.iter().position(|way| *way == measured.way));
+    let rows = rows(&all)?;
+    let table = table(&rows, rounds, seconds);
+    println!("\n{table}");
+    let bench = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).with_file_name("bench");
+    fs::create_dir_all(&bench)?;
+    fs::write(bench.join("envoy.md"), &table)?;
+    fs::write(bench.join("envoy.svg"), plot(&rows)?)?;
+    println!("written to {}", bench.join("envoy.md").display());
+    let _ = fs::remove_dir_all(folder);
+    Ok(())
+}
+
+/// Medians of one way. Ratios are those to Envoy without a filter in the same round.
+struct Row {
+    name: &'static str,
+    requests: f64,
+    ratio: f64,
+    p50: f64,
+    p99: f64,
+    p99_ratio: f64,
+    envoy: f64,
+    broker: Option<f64>,
+    errors: String,
+}
+
+fn rows(all: &[Measured]) -> Outcome<Vec<Row>> {
+    let base = &all.first().ok_or("nothing was measured")?.loads;
+    let mebibytes = |kibibytes: u64| kibibytes as f64 / 1024.0;
+    all.iter()
+        .map(|measured| {
+            let loads = &measured.loads;
+            let requests = median(loads.iter().map(|load| load.requests));
+            let times = |loads: &[Load], of: fn(&Load) -> &str| -> Outcome<Vec<f64>> {
+                loads.iter().map(|load| milliseconds(of(load))).collect()
+            };
+            let p50 = times(loads, |load| &load.p50)?;
+            let p99 = times(loads, |load| &load.p99)?;
+            let base_p99 = times(base, |load| &load.p99)?;
+            let mut errors: Vec<&str> = loads.iter().map(|load| load.errors.as_str()).collect();
+            errors.sort_unstable();
+            errors.dedup();
+            Ok(Row {
+                name: measured.way.name(),
+                requests,
+                ratio: median(loads.iter().zip(base).map(|(load, base)| load.requests / base.requests)),
+                p50: median(p50.into_iter()),
+                p99_ratio: median(p99.iter().zip(&base_p99).map(|(p99, base)| p99 / base)),
+                p99: median(p99.into_iter()),
+                envoy: mebibytes(size_of(measured.envoy.child.id())?.0),
+                broker: match &measured.broker {
+                    None => None,
+                    Some(broker) => Some(mebibytes(broker.size()?.0)),
+                },
+                errors: errors.join("; "),
+            })
+        })
+        .collect()
+}
+
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+/// What wrk writes as 950.00us, 1.21ms or 1.01s.
+fn milliseconds(text: &str) -> Outcome<f64> {
+    for (unit, factor) in [("us", 0.001), ("ms", 1.0), ("s", 1_000.0)] {
+        if let Some(number) = text.strip_suffix(unit) {
+            return Ok(number.parse::<f64>()? * factor);
+        }
+    }
+    Err(format!("wrk said {text:?} for a time").into())
+}
+
+fn table(rows: &[Row], rounds: usize, seconds: u64) -> String {
+    let mut text = format!(
+        "Envoy 1.40 with one worker, {} connections of wrk, all on the same processors. Medians of {rounds} interleaved \
+         rounds of {seconds} s.\n\n\
+         | | requests/s | of no filter | p50 | p99 | p99 to no filter | RSS of Envoy | of the broker | errors |\n\
+         |---|---|---|---|---|---|---|---|---|\n",
+        load::CONNECTIONS
+    );
+    for row in rows {
+        let broker = row.broker.map_or("-".to_owned(), |size| format!("{size:.0} MiB"));
+        // A String takes whatever is written.
+        let _ = writeln!(
+            text,
+            "| {} | {:.0} | {:.1} % | {:.2} ms | {:.2} ms | {:.2} | {:.0} MiB | {broker} | {} |",
+            row.name,
+            row.requests,
+            row.ratio * 100.0,
+            row.p50,
+            row.p99,
+            row.p99_ratio,
+            row.envoy,
+            row.errors
+        );
+    }
+    text
+}
+
+/// Bars of requests per second.
+fn plot(rows: &[Row]) -> Outcome<String> {
+    const WIDTH: f64 = 420.0;
+    let most = rows.iter().map(|row| row.requests).fold(1.0, f64::max);
+    let height = 30 * rows.len() + 30;
+    let mut svg = format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"720\" height=\"{height}\" font-family=\"sans-serif\" \
+         font-size=\"13\">\n<rect width=\"720\" height=\"{height}\" fill=\"white\"/>\n\
+         <text x=\"10\" y=\"18\">requests per second through one Envoy worker, and p99</text>\n"
+    );
+    for (index, row) in rows.iter().enumerate() {
+        let (top, width) = (30 + 30 * index, WIDTH * row.requests / most);
+        writeln!(
+            svg,
+            "<text x=\"10\" y=\"{y}\">{name}</text><rect x=\"130\" y=\"{top}\" width=\"{width:.0}\" height=\"20\" \
+             fill=\"#3b6ea5\"/><text x=\"{end:.0}\" y=\"{y}\">{requests:.0}/s, {p99:.2} ms</text>",
+            y = top + 15,
+            name = row.name,
+            end = 136.0 + width,
+            requests = row.requests,
+            p99 = row.p99,
+        )?;
+    }
+    svg.push_str("</svg>\n");
+    Ok(svg)
+}

@@ -1,0 +1,143 @@
+//! What the load tests share: programs to be measured, and wrk, which makes the load.
+
+use http::{HeaderValue, Request, Response, header};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use std::convert::Infallible;
+use std::error::Error;
+use std::io::{BufRead as _, BufReader};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+
+pub(crate) type Outcome<T> = Result<T, Box<dyn Error>>;
+
+/// What the bare server answers: about what a token reply has.
+const BARE_REPLY: usize = 1_600;
+/// How many connections wrk keeps open.
+pub(crate) const CONNECTIONS: u32 = 64;
+
+/// The server that is measured beside ours: it reads a request and answers the same to all.
+pub(crate) fn bare() -> Outcome<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+        println!("{{\"listening\":\"{}\"}}", listener.local_addr()?);
+        let reply = bytes::Bytes::from(vec![b'x'; BARE_REPLY]);
+        loop {
+            let (stream, _) = listener.accept().await?;
+            stream.set_nodelay(true)?;
+            let reply = reply.clone();
+            tokio::spawn(async move {
+                let answer = service_fn(|request: Request<Incoming>| {
+                    let mut response = Response::new(Full::new(reply.clone()));
+                    if request.headers().contains_key(header::AUTHORIZATION) {
+                        let yes = HeaderValue::from_static("yes");
+                        response.headers_mut().insert("x-authorized", yes);
+                    }
+                    async move { Ok::<_, Infallible>(response) }
+                });
+                let http = hyper::server::conn::http1::Builder::new();
+                // The load ends whenever it likes.
+                let _ = http.serve_connection(TokioIo::new(stream), answer).await;
+            });
+        }
+    })
+}
+
+/// A program that says where it listens on its first line. It is killed when dropped.
+pub(crate) struct Program {
+    child: Child,
+    pub(crate) line: serde_json::Value,
+}
+
+impl Program {
+    pub(crate) fn start(command: &mut Command) -> Outcome<Self> {
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
+        let mut line = String::new();
+        if let Some(output) = child.stdout.take() {
+            BufReader::new(output).read_line(&mut line)?;
+        }
+        let line = serde_json::from_str(&line)?;
+        Ok(Self { child, line })
+    }
+
+    pub(crate) fn listening(&self) -> Outcome<SocketAddr> {
+        Ok(self.line["listening"]
+            .as_str()
+            .ok_or("it does not say where it listens")?
+            .parse()?)
+    }
+
+    /// Resident memory, in KiB, and open file descriptors.
+    pub(crate) fn size(&self) -> Outcome<(u64, usize)> {
+        size_of(self.child.id())
+    }
+}
+
+/// Resident memory of a process, in KiB, and its open file descriptors.
+pub(crate) fn size_of(id: u32) -> Outcome<(u64, usize)> {
+    let process = PathBuf::from(format!("/proc/{id}"));
+    let status = std::fs::read_to_string(process.join("status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let resident = line.and_then(|line| line.split_whitespace().next()).ok_or("no VmRSS")?;
+    Ok((resident.parse()?, std::fs::read_dir(process.join("fd"))?.count()))
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+pub(crate) fn managed_identity(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_managed-identity"));
+    command.args(arguments);
+    command
+}
+
+/// What wrk measured.
+pub(crate) struct Load {
+    /// Requests per second.
+    pub(crate) requests: f64,
+    pub(crate) p50: String,
+    pub(crate) p99: String,
+    pub(crate) errors: String,
+}
+
+impl Load {
+    pub(crate) fn run(url: &str, fields: &[&str], seconds: u64) -> Outcome<Self> {
+        let output = Command::new("wrk")
+            .args(["--threads", "1", "--latency", "--connections", &CONNECTIONS.to_string()])
+            .args(["--duration", &format!("{seconds}s")])
+            .args(fields.iter().flat_map(|field| ["--header", field]))
+            .arg(url)
+            .stderr(Stdio::inherit())
+            .output()
+            .map_err(|error| format!("wrk cannot be run ({error}); on Debian: apt-get install wrk"))?;
+        let text = String::from_utf8(output.stdout)?;
+        let after = |label: &str| {
+            text.lines()
+                .find_map(|line| line.trim().strip_prefix(label))
+                .map(|rest| rest.trim().to_owned())
+        };
+        let missing = || -> Box<dyn Error> { format!("wrk said: {text}").into() };
+        // wrk has these lines only where there is something to tell.
+        let errors = [after("Non-2xx or 3xx responses:"), after("Socket errors:")];
+        let errors: Vec<String> = errors.into_iter().flatten().collect();
+        Ok(Self {
+            requests: after("Requests/sec:").ok_or_else(missing)?.parse()?,
+            p50: after("50%").ok_or_else(missing)?,
+            p99: after("99%").ok_or_else(missing)?,
+            errors: if errors.is_empty() {
+                "none".to_owned()
+            } else {
+                errors.join("; ")
+            },
+        })
+    }
+}

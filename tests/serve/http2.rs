@@ -10,6 +10,9 @@ use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
 
+/// When to give up waiting for what the server does by itself. It closes whoever says nothing later than that.
+const DEADLINE: Duration = Duration::from_secs(15);
+
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 const DATA: u8 = 0;
@@ -19,11 +22,27 @@ const RESET: u8 = 3;
 const SETTINGS: u8 = 4;
 const PUSH: u8 = 5;
 const PING: u8 = 6;
+const GOAWAY: u8 = 7;
 const WINDOW_UPDATE: u8 = 8;
 const CONTINUATION: u8 = 9;
 
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
+
+/// How a client that does something ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// The server waits for more, until the client goes.
+    Kept,
+    /// The server answers what it has asked.
+    Answered,
+    /// The server refuses what it has asked, and goes on.
+    Reset,
+    /// The server closes the connection.
+    Closed,
+}
+
+use End::{Answered, Closed, Kept, Reset};
 
 fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
@@ -95,27 +114,38 @@ fn broken_clients_are_refused_or_closed_and_others_get_their_tokens() {
     let hop = [fields(), field("connection", "close")].concat();
     let missing = [field(":method", "POST"), field(":scheme", "http")].concat();
     let late = [fields(), field(":path", "/")].concat();
-    let cases: &[(&str, Vec<u8>)] = &[
-        ("half the first bytes", PREFACE[..14].to_vec()),
-        ("wrong first bytes", b"PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n".to_vec()),
-        ("another version", b"PRI * HTTP/3.0\r\n\r\nSM\r\n\r\n".to_vec()),
-        ("nothing after the first bytes", PREFACE.to_vec()),
+    let cases: &[(&str, End, Vec<u8>)] = &[
+        ("half the first bytes", Kept, PREFACE[..14].to_vec()),
+        (
+            "wrong first bytes",
+            Closed,
+            b"PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n".to_vec(),
+        ),
+        ("another version", Closed, b"PRI * HTTP/3.0\r\n\r\nSM\r\n\r\n".to_vec()),
+        ("nothing after the first bytes", Kept, PREFACE.to_vec()),
         (
             "HTTP/1 after the first bytes",
+            Closed,
             [PREFACE, b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"].concat(),
         ),
-        ("no settings", [PREFACE, &call(1)].concat()),
-        ("half a frame", after(&call(1)[..20])),
-        ("half a head", after(&frame(HEADERS, END_STREAM, 1, &half))),
-        ("a head without its body", after(&frame(HEADERS, END_HEADERS, 1, &half))),
-        ("a call without a message", after(&call(1))),
+        ("no settings", Answered, [PREFACE, &call(1)].concat()),
+        ("half a frame", Kept, after(&call(1)[..20])),
+        ("half a head", Kept, after(&frame(HEADERS, END_STREAM, 1, &half))),
+        (
+            "a head without its body",
+            Kept,
+            after(&frame(HEADERS, END_HEADERS, 1, &half)),
+        ),
+        ("a call without a message", Answered, after(&call(1))),
         (
             "a frame larger than is allowed",
+            Closed,
             after(&frame(DATA, 0, 1, &vec![0; 100_000])),
         ),
-        ("the length of a frame that nobody could hold", after(&huge)),
+        ("the length of a frame that nobody could hold", Closed, after(&huge)),
         (
             "header fields without end",
+            Closed,
             after(
                 &[
                     frame(HEADERS, 0, 1, &half),
@@ -126,6 +156,7 @@ fn broken_clients_are_refused_or_closed_and_others_get_their_tokens() {
         ),
         (
             "empty header fields without end",
+            Closed,
             after(
                 &[
                     frame(HEADERS, 0, 1, &half),
@@ -136,16 +167,19 @@ fn broken_clients_are_refused_or_closed_and_others_get_their_tokens() {
         ),
         (
             "header fields that something else comes between",
+            Closed,
             after(&[frame(HEADERS, 0, 1, &half), frame(PING, 0, 0, &[0; 8])].concat()),
         ),
         (
             "the end of a head that has not begun",
+            Closed,
             after(&frame(CONTINUATION, END_HEADERS, 1, &half)),
         ),
-        ("a flood of settings", many(50_000, &|_| settings.clone())),
-        ("a flood of pings", many(50_000, &|_| frame(PING, 0, 0, &[7; 8]))),
+        ("a flood of settings", Kept, many(50_000, &|_| settings.clone())),
+        ("a flood of pings", Kept, many(50_000, &|_| frame(PING, 0, 0, &[7; 8]))),
         (
             "calls that are taken back at once",
+            Closed,
             many(10_000, &|number| {
                 [
                     call(2 * number + 1),
@@ -156,18 +190,21 @@ fn broken_clients_are_refused_or_closed_and_others_get_their_tokens() {
         ),
         (
             "more calls than there may be",
+            Closed,
             many(5_000, &|number| frame(HEADERS, END_HEADERS, 2 * number + 1, &half)),
         ),
-        ("empty parts without end", {
+        ("empty parts without end", Closed, {
             let call = frame(HEADERS, END_HEADERS, 1, &half);
             after(&[call, (0..50_000).flat_map(|_| frame(DATA, 0, 1, &[])).collect()].concat())
         }),
         (
             "priorities without end",
+            Kept,
             many(50_000, &|_| frame(PRIORITY, 0, 1, &[0, 0, 0, 3, 1])),
         ),
         (
             "more room than there is",
+            Closed,
             after(
                 &[
                     frame(WINDOW_UPDATE, 0, 0, &increment),
@@ -176,59 +213,71 @@ fn broken_clients_are_refused_or_closed_and_others_get_their_tokens() {
                 .concat(),
             ),
         ),
-        ("no room", after(&frame(WINDOW_UPDATE, 0, 0, &[0; 4]))),
-        ("a push", after(&frame(PUSH, END_HEADERS, 1, &half))),
-        ("a call with the number of a server", after(&call(2))),
-        ("a call with no number", after(&call(0))),
-        ("the same call twice", after(&[call(3), call(3)].concat())),
-        ("a part of no call", after(&frame(DATA, END_STREAM, 5, b"x"))),
-        ("settings of half a length", after(&frame(SETTINGS, 0, 0, &[0; 5]))),
-        ("settings of a call", after(&frame(SETTINGS, 0, 1, &[]))),
+        ("no room", Closed, after(&frame(WINDOW_UPDATE, 0, 0, &[0; 4]))),
+        ("a push", Closed, after(&frame(PUSH, END_HEADERS, 1, &half))),
+        ("a call with the number of a server", Closed, after(&call(2))),
+        ("a call with no number", Closed, after(&call(0))),
+        ("the same call twice", Closed, after(&[call(3), call(3)].concat())),
+        ("a part of no call", Closed, after(&frame(DATA, END_STREAM, 5, b"x"))),
+        (
+            "settings of half a length",
+            Closed,
+            after(&frame(SETTINGS, 0, 0, &[0; 5])),
+        ),
+        ("settings of a call", Closed, after(&frame(SETTINGS, 0, 1, &[]))),
         (
             "a frame size that is none",
+            Closed,
             after(&frame(SETTINGS, 0, 0, &[0, 5, 0, 0, 0, 1])),
         ),
-        ("a ping of half a length", after(&frame(PING, 0, 0, &[0; 4]))),
-        ("a frame that nobody knows", after(&frame(0xbe, 0xff, 0, &[1; 100]))),
+        ("a ping of half a length", Closed, after(&frame(PING, 0, 0, &[0; 4]))),
+        (
+            "a frame that nobody knows",
+            Kept,
+            after(&frame(0xbe, 0xff, 0, &[1; 100])),
+        ),
         (
             "compression that is none",
+            Closed,
             after(&frame(HEADERS, END_STREAM | END_HEADERS, 1, &[0xff; 64])),
         ),
         (
             "a table that is too large",
+            Closed,
             after(&frame(HEADERS, END_STREAM | END_HEADERS, 1, &[0x3f, 0xff, 0xff, 0x7f])),
         ),
         (
             "a name in upper case",
+            Closed,
             after(&frame(HEADERS, END_STREAM | END_HEADERS, 1, &uppercase)),
         ),
         (
             "a field of HTTP/1",
+            Reset,
             after(&frame(HEADERS, END_STREAM | END_HEADERS, 1, &hop)),
         ),
-        ("no path", after(&frame(HEADERS, END_STREAM | END_HEADERS, 1, &missing))),
+        (
+            "no path",
+            Answered,
+            after(&frame(HEADERS, END_STREAM | END_HEADERS, 1, &missing)),
+        ),
         (
             "a path after other fields",
+            Reset,
             after(&frame(HEADERS, END_STREAM | END_HEADERS, 1, &late)),
         ),
     ];
-    for (name, bytes) in cases {
-        let mut client = TcpStream::connect(address).unwrap();
-        client.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
-        let mut reading = client.try_clone().unwrap();
-        // So that a flood of answers does not hold up what it answers.
-        let reader = std::thread::spawn(move || {
-            let mut reply = Vec::new();
-            let ended = reading.read_to_end(&mut reply);
-            (reply, ended)
-        });
-        // It may be refused before it has sent all.
-        let _ = client.write_all(bytes);
-        let _ = client.shutdown(Shutdown::Write);
-        let (reply, ended) = reader.join().unwrap();
-        // A reset is a close; a time that is over is not.
-        let is_closed = ended.map_or_else(|error| error.kind() == ErrorKind::ConnectionReset, |_| true);
-        assert!(is_closed, "{name}: it is neither answered nor closed");
+    for (name, end, bytes) in cases {
+        let reply = exchange(address, bytes, *end, name);
+        let kinds = kinds(&reply);
+        let is_as_expected = match end {
+            Kept => !kinds.contains(&GOAWAY),
+            Answered => kinds.contains(&HEADERS),
+            Reset => kinds.contains(&RESET),
+            // What is said last is lost where it is not all read.
+            Closed => reply.is_empty() || reply.starts_with(b"HTTP/1.1 400 ") || kinds.contains(&GOAWAY),
+        };
+        assert!(is_as_expected, "{name}: {}", String::from_utf8_lossy(&reply));
         assert!(!contains(&reply, b"Bearer ey"), "{name}: it gets a token");
         is_served(address);
     }
@@ -241,6 +290,56 @@ fn broken_clients_are_refused_or_closed_and_others_get_their_tokens() {
     let (code, log) = served.end();
     assert_eq!(code, Some(0), "{log}");
     assert!(!log.contains("panicked"), "{log}");
+}
+
+/// All that is answered until the connection ends. Fails if the server does not end it where it has to.
+fn exchange(address: SocketAddr, bytes: &[u8], end: End, name: &str) -> Vec<u8> {
+    let mut client = TcpStream::connect(address).unwrap();
+    client.set_read_timeout(Some(DEADLINE)).unwrap();
+    let mut reading = client.try_clone().unwrap();
+    // So that a flood of answers does not hold up what it answers.
+    let reader = std::thread::spawn(move || {
+        let mut reply = Vec::new();
+        let mut buffer = [0; 4096];
+        loop {
+            match reading.read(&mut buffer) {
+                Ok(0) => return (reply, None),
+                Ok(read) => reply.extend_from_slice(&buffer[..read]),
+                Err(error) => return (reply, Some(error.kind())),
+            }
+            let awaited = match end {
+                Answered => HEADERS,
+                Reset => RESET,
+                Kept | Closed => continue,
+            };
+            if kinds(&reply).contains(&awaited) {
+                let _ = reading.shutdown(Shutdown::Write);
+            }
+        }
+    });
+    // It may be refused before it has sent all.
+    let _ = client.write_all(bytes);
+    if end == Kept {
+        let _ = client.shutdown(Shutdown::Write);
+    }
+    let (reply, error) = reader.join().unwrap();
+    // A reset is a close; a time that is over is not.
+    assert!(
+        error.is_none_or(|kind| kind == ErrorKind::ConnectionReset),
+        "{name}: {error:?} after {reply:?}"
+    );
+    reply
+}
+
+/// What the frames are that have come.
+fn kinds(mut reply: &[u8]) -> Vec<u8> {
+    let mut kinds = Vec::new();
+    while let [a, b, c, kind, ..] = *reply {
+        kinds.push(kind);
+        let length = usize::try_from(u32::from_be_bytes([0, a, b, c])).unwrap();
+        reply = reply.get(9 + length..).unwrap_or_default();
+    }
+    kinds
 }
 
 fn contains(bytes: &[u8], wanted: &[u8]) -> bool {

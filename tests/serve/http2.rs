@@ -8,10 +8,13 @@ use envoy_types::pb::envoy::service::auth::v3::{AttributeContext, CheckRequest};
 use managed_identity_emulator::Source;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::time::Duration;
+use std::path::Path;
+use std::time::{Duration, Instant};
 
 /// When to give up waiting for what the server does by itself. It closes whoever says nothing later than that.
 const DEADLINE: Duration = Duration::from_secs(15);
+
+const CHECK: &str = "/envoy.service.auth.v3.Authorization/Check";
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
@@ -55,12 +58,12 @@ fn field(name: &str, value: &str) -> Vec<u8> {
     [&[0][..], &text(name), &text(value)].concat()
 }
 
-/// The fields of a call that is right.
-fn fields() -> Vec<u8> {
+/// The fields of a call of this method.
+fn fields(method: &str) -> Vec<u8> {
     [
         field(":method", "POST"),
         field(":scheme", "http"),
-        field(":path", "/envoy.service.auth.v3.Authorization/Check"),
+        field(":path", method),
         field(":authority", "localhost"),
         field("content-type", "application/grpc"),
     ]
@@ -72,6 +75,21 @@ fn serve(platform: &Emulated) -> Served {
     Served::start(platform, Source::AppService, &arguments, &["envoy-ext-authz"])
 }
 
+/// What is answered with a token.
+fn granted() -> CheckRequest {
+    let request = Request {
+        http: Some(HttpRequest::default()),
+        ..Request::default()
+    };
+    CheckRequest {
+        attributes: Some(AttributeContext {
+            request: Some(request),
+            context_extensions: [("audience".to_owned(), "https://vault.azure.net".to_owned())].into(),
+            ..AttributeContext::default()
+        }),
+    }
+}
+
 /// A client that does all as it should gets a token.
 fn is_served(address: SocketAddr) {
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -80,18 +98,7 @@ fn is_served(address: SocketAddr) {
         .unwrap();
     runtime.block_on(async {
         let mut client = AuthorizationClient::connect(format!("http://{address}")).await.unwrap();
-        let request = Request {
-            http: Some(HttpRequest::default()),
-            ..Request::default()
-        };
-        let check = CheckRequest {
-            attributes: Some(AttributeContext {
-                request: Some(request),
-                context_extensions: [("audience".to_owned(), "https://vault.azure.net".to_owned())].into(),
-                ..AttributeContext::default()
-            }),
-        };
-        let answer = client.check(check).await.unwrap().into_inner();
+        let answer = client.check(granted()).await.unwrap().into_inner();
         assert_eq!(answer.status.unwrap().code, 0);
     });
 }
@@ -105,15 +112,15 @@ fn broken_clients_are_refused_or_closed_and_others_get_their_tokens() {
     let begun = [PREFACE, &settings].concat();
     let after = |frames: &[u8]| [&begun, frames].concat();
     let many = |times: u32, each: &dyn Fn(u32) -> Vec<u8>| after(&(0..times).flat_map(each).collect::<Vec<u8>>());
-    let call = |stream| frame(HEADERS, END_STREAM | END_HEADERS, stream, &fields());
-    let half = fields();
+    let call = |stream| frame(HEADERS, END_STREAM | END_HEADERS, stream, &fields(CHECK));
+    let half = fields(CHECK);
     let long = field("x-long", &"y".repeat(120));
     let increment = (i32::MAX as u32).to_be_bytes();
     let huge = [&[0xff, 0xff, 0xff][..], &[DATA, 0, 0, 0, 0, 1]].concat();
-    let uppercase = [fields(), field("X-Upper", "x")].concat();
-    let hop = [fields(), field("connection", "close")].concat();
+    let uppercase = [fields(CHECK), field("X-Upper", "x")].concat();
+    let hop = [fields(CHECK), field("connection", "close")].concat();
     let missing = [field(":method", "POST"), field(":scheme", "http")].concat();
-    let late = [fields(), field(":path", "/")].concat();
+    let late = [fields(CHECK), field(":path", "/")].concat();
     let cases: &[(&str, End, Vec<u8>)] = &[
         ("half the first bytes", Kept, PREFACE[..14].to_vec()),
         (
@@ -290,6 +297,100 @@ fn broken_clients_are_refused_or_closed_and_others_get_their_tokens() {
     let (code, log) = served.end();
     assert_eq!(code, Some(0), "{log}");
     assert!(!log.contains("panicked"), "{log}");
+}
+
+/// A call of this method, up to its message.
+fn call(method: &str) -> Vec<u8> {
+    frame(HEADERS, END_HEADERS, 1, &fields(method))
+}
+
+#[test]
+fn whoever_sends_or_takes_too_slowly_is_cut_off() {
+    const CONFIG: &str = "
+        [listener.authorization]
+        address = '127.0.0.1:0'
+        protocols = ['envoy-ext-authz']
+        caller = 'envoy'
+        [listener.secrets]
+        address = '127.0.0.1:0'
+        protocols = ['envoy-sds']
+        caller = 'envoy'
+        [listener.metrics]
+        address = '127.0.0.1:0'
+        protocols = ['metrics']
+        [limits]
+        request-timeout = '200ms'
+        [secret.vault]
+        caller = 'envoy'
+        audience = 'https://vault.azure.net'
+        [caller.envoy]
+        [[caller.envoy.token]]
+        audiences = ['https://vault.azure.net']
+    ";
+    let platform = Emulated::start();
+    let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("http2-{}.toml", std::process::id()));
+    std::fs::write(&file, CONFIG).unwrap();
+    let protocols = ["envoy-ext-authz", "envoy-sds", "metrics"];
+    let arguments = ["--config", file.to_str().unwrap()];
+    let served = Served::start(&platform, Source::AppService, &arguments, &protocols);
+    std::fs::remove_file(&file).unwrap();
+
+    let settings = frame(SETTINGS, 0, 0, &[]);
+    // SETTINGS_INITIAL_WINDOW_SIZE.
+    let no_room = frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 0]);
+    let check = call(CHECK);
+    let fetch = call("/envoy.service.secret.v3.SecretDiscoveryService/FetchSecrets");
+    let stream = call("/envoy.service.secret.v3.SecretDiscoveryService/StreamSecrets");
+    let message = message(&granted());
+    let half = frame(DATA, 0, 1, &message[..message.len() / 2]);
+    let whole = frame(DATA, END_STREAM, 1, &message);
+    let cases = [
+        ("half a check", "envoy-ext-authz", [&settings, &check, &half], Answered),
+        (
+            "half a question for secrets",
+            "envoy-sds",
+            [&settings, &fetch, &half],
+            Answered,
+        ),
+        (
+            "a stream that asks for nothing",
+            "envoy-sds",
+            [&settings, &stream, &half],
+            Answered,
+        ),
+        (
+            "no room for the answer",
+            "envoy-ext-authz",
+            [&no_room, &check, &whole],
+            Closed,
+        ),
+    ];
+    for (name, protocol, frames, end) in cases {
+        let bytes = [&[PREFACE][..], &frames.map(Vec::as_slice)].concat().concat();
+        let reply = exchange(served.address(protocol), &bytes, end, name);
+        assert!(kinds(&reply).contains(&HEADERS), "{name}: {reply:?}");
+        assert!(!contains(&reply, b"Bearer ey"), "{name}");
+    }
+    let has = |line: &str| {
+        const METRICS: &str = "GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+        let metrics = crate::exchange(served.address("metrics"), METRICS);
+        metrics.lines().any(|found| found == line)
+    };
+    assert!(has(
+        "managed_identity_serve_connections_closed_total{reason=\"reply-timeout\"} 1"
+    ));
+    // The one that asks. Those that have ended may be about to be counted.
+    let begun = Instant::now();
+    while !has("managed_identity_serve_connections 1") {
+        assert!(begun.elapsed() < DEADLINE, "something is left of a connection");
+    }
+}
+
+/// A message as gRPC has it: not compressed, and with its length.
+fn message(message: &impl prost::Message) -> Vec<u8> {
+    let bytes = message.encode_to_vec();
+    let length = u32::try_from(bytes.len()).unwrap().to_be_bytes();
+    [&[0][..], &length, &bytes].concat()
 }
 
 /// All that is answered until the connection ends. Fails if the server does not end it where it has to.

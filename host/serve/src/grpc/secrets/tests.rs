@@ -253,6 +253,26 @@ async fn streams_end_with_the_server_and_with_the_proxy() {
 }
 
 #[tokio::test]
+async fn a_stream_that_asks_for_nothing_is_ended_and_one_that_has_asked_is_not() {
+    let stand = Stand::start();
+    let patience = Duration::from_millis(50);
+    for has_asked in [false, true] {
+        let first = has_asked.then(|| Ok(request(&["vault"], "")));
+        let asked = stream::iter(first).chain(stream::pending());
+        let mut answers = Exchange::new(Box::pin(asked), stand.service.subscription(), patience).answers();
+        let mut next = async || timeout(DEADLINE, answers.next()).await.unwrap();
+        if has_asked {
+            assert!(next().await.unwrap().is_ok());
+            // Nothing follows for as long as the token is good.
+            assert!(timeout(patience * 4, answers.next()).await.is_err());
+        } else {
+            assert_eq!(next().await.unwrap().unwrap_err().code(), Code::DeadlineExceeded);
+            assert!(next().await.is_none());
+        }
+    }
+}
+
+#[tokio::test]
 async fn what_is_no_request_for_secrets_is_refused() {
     let stand = Stand::start();
     let many = vec!["a"; MOST_NAMES + 1];

@@ -1,6 +1,7 @@
 //! The gRPC services of Envoy, with a client that is not Envoy: external authorization, and the discovery of secrets.
 
 use crate::support::emulated::Emulated;
+use crate::support::program::run;
 use crate::support::served::Served;
 use envoy_types::pb::envoy::config::core::v3::data_source::Specifier;
 use envoy_types::pb::envoy::config::core::v3::header_value_option::HeaderAppendAction;
@@ -453,6 +454,25 @@ fn whoever_asks_once_gets_a_value_or_a_reason() {
         assert_eq!(refused.code(), Code::Unimplemented, "{refused}");
         assert!(refused.message().contains("api_type: GRPC"), "{refused}");
     });
+}
+
+#[test]
+fn a_listener_for_secrets_without_any_is_refused_by_the_check_and_at_the_start() {
+    let from = CONFIG.find("[secret.vault]").unwrap();
+    let to = CONFIG.find("[caller.envoy]").unwrap();
+    let name = format!("grpc-no-secrets-{}.toml", std::process::id());
+    let file = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    std::fs::write(&file, [&CONFIG[..from], &CONFIG[to..]].concat()).unwrap();
+    for arguments in [
+        &["serve", "--config", file.to_str().unwrap(), "--check"][..],
+        &["serve", "--config", file.to_str().unwrap()],
+    ] {
+        let outcome = run([("PATH", "")], arguments);
+        assert_eq!(outcome.code, Some(1), "{outcome:?}");
+        let said = "`[listener.secrets]` has `envoy-sds`, but there is no secret for anybody who may ask there";
+        assert!(outcome.stderr.contains(said), "{}", outcome.stderr);
+    }
+    std::fs::remove_file(&file).unwrap();
 }
 
 #[test]

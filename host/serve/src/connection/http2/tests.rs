@@ -11,6 +11,7 @@ use http_body::Frame;
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt as _, Full, StreamBody};
 use hyper::body::Incoming;
+use metrics_exporter_prometheus::PrometheusBuilder;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -173,49 +174,63 @@ async fn whoever_says_nothing_or_takes_nothing_is_closed_in_time() {
     let body = frame(HEADERS, END_HEADERS, 1, &fields("/body"));
     let body = [body, frame(DATA, 0, 1, b"half")].concat();
     let cases = [
-        ("nothing after its first bytes", vec![], Then::Reads, 20),
-        ("nothing after its settings", none.clone(), Then::Reads, 20),
+        ("nothing after its first bytes", vec![], Then::Reads, 20, "silent"),
+        ("nothing after its settings", none.clone(), Then::Reads, 20, "silent"),
         (
             "half the head of a request",
             [&none[..], &half].concat(),
             Then::Reads,
             20,
+            "silent",
         ),
-        ("half a frame", [&none[..], &half[..12]].concat(), Then::Reads, 20),
-        ("half a body", [&none[..], &body].concat(), Then::Reads, 20),
+        (
+            "half a frame",
+            [&none[..], &half[..12]].concat(),
+            Then::Reads,
+            20,
+            "silent",
+        ),
+        ("half a body", [&none[..], &body].concat(), Then::Reads, 20, "silent"),
         (
             "a request, and nothing more",
             [&none[..], &request(1, "/")].concat(),
             Then::Reads,
             20,
+            "silent",
         ),
-        ("nothing but answers", none.clone(), Then::Answers, 300),
+        ("nothing but answers", none.clone(), Then::Answers, 300, "idle"),
         (
             "a request, and then nothing but answers",
             [&none[..], &request(1, "/")].concat(),
             Then::Answers,
             300,
+            "idle",
         ),
         (
             "a reply that it makes no room for",
             [&none[..], &request(1, "/large")].concat(),
             Then::Answers,
             10,
+            "reply-timeout",
         ),
         (
             "a reply that it makes no room for, and others that it takes",
             [&none[..], &request(1, "/large"), &request(3, "/")].concat(),
             Then::Answers,
             10,
+            "reply-timeout",
         ),
         (
             "a reply that it has room for and does not read",
             [&room()[..], &request(1, "/large")].concat(),
             Then::Nothing,
             10,
+            "reply-timeout",
         ),
     ];
-    for (name, sent, then, expected) in cases {
+    for (name, sent, then, expected, reason) in cases {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        let _recording = metrics::set_default_local_recorder(&recorder);
         let mut serving = Serving::start().await;
         serving.client.write_all(PREFACE).await.unwrap();
         serving.client.write_all(&sent).await.unwrap();
@@ -241,6 +256,10 @@ async fn whoever_says_nothing_or_takes_nothing_is_closed_in_time() {
         let expected = seconds(expected);
         // A second for a client to notice that it is about to be closed.
         assert!(took >= expected && took <= expected + seconds(2), "{name}: {took:?}");
+        let counted = format!("managed_identity_serve_connections_closed_total{{reason=\"{reason}\"}} 1");
+        let metrics = recorder.handle().render();
+        let closed: Vec<&str> = metrics.lines().filter(|line| line.contains("reason=")).collect();
+        assert_eq!(closed, [counted], "{name}");
     }
 }
 

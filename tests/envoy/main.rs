@@ -3,9 +3,11 @@
 //! lifetime.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod ext_authz;
 mod installed;
 mod load;
 mod proxy;
+mod secrets;
 #[path = "../support/mod.rs"]
 mod support;
 

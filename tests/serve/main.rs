@@ -8,6 +8,8 @@ mod support;
 mod configuration;
 mod connections;
 mod examples;
+mod grpc;
+mod http2;
 mod operations;
 mod protocols;
 mod secrets;

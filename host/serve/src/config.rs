@@ -166,6 +166,17 @@ fn listener_place(name: &str) -> String {
 }
 
 impl ListenerConfig {
+    /// Whether this caller may ask there, if it is known there at all.
+    pub(crate) fn admits(&self, caller: &Caller) -> bool {
+        self.caller.as_ref().is_none_or(|only| only == caller)
+            && self.callers.as_ref().is_none_or(|some| some.contains(caller))
+    }
+
+    /// Whether HTTP/2 is spoken there, which is what gRPC needs.
+    pub(crate) fn has_http2(&self) -> bool {
+        self.protocols.iter().any(|protocol| protocol.has_grpc())
+    }
+
     /// What the other has otherwise. That the certificate is in other files is no difference.
     pub(crate) fn differs(&self, other: &Self) -> Vec<&'static str> {
         [

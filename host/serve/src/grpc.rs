@@ -48,18 +48,25 @@ pub(crate) async fn answer(request: Request<Incoming>, user: User, service: Arc<
 }
 
 async fn authorization(request: Request<Incoming>, user: User, service: Arc<Service>) -> Response<Body> {
-    let (parts, body) = request.into_parts();
-    // Whole, so that whoever sends it slowly has to end some time.
-    let body = Limited::new(body, LARGEST_MESSAGE).collect();
-    let body: Full<Bytes> = match timeout(service.shared.limits.request_timeout, body).await {
-        Ok(Ok(body)) => body.to_bytes().into(),
-        Ok(Err(_)) => return Status::resource_exhausted("The request is too large, or broken.").into_http(),
-        Err(_) => return Status::deadline_exceeded("The request takes too long to arrive.").into_http(),
+    let request = match whole(request, &service).await {
+        Ok(request) => request,
+        Err(status) => return status.into_http(),
     };
     let mut server = AuthorizationServer::new(Authorizer { service, user }).max_decoding_message_size(LARGEST_MESSAGE);
-    match server.call(Request::from_parts(parts, body)).await {
+    match server.call(request).await {
         Ok(reply) => reply,
         Err(never) => match never {},
+    }
+}
+
+/// The request with all of its body, so that whoever sends it slowly has to end some time.
+async fn whole(request: Request<Incoming>, service: &Service) -> Result<Request<Full<Bytes>>, Status> {
+    let (parts, body) = request.into_parts();
+    let body = Limited::new(body, LARGEST_MESSAGE).collect();
+    match timeout(service.shared.limits.request_timeout, body).await {
+        Ok(Ok(body)) => Ok(Request::from_parts(parts, body.to_bytes().into())),
+        Ok(Err(_)) => Err(Status::resource_exhausted("The request is too large, or broken.")),
+        Err(_) => Err(Status::deadline_exceeded("The request takes too long to arrive.")),
     }
 }
 
@@ -76,9 +83,22 @@ async fn secrets(request: Request<Incoming>, user: User, service: &Service) -> R
         .shared
         .requests
         .observed(Some(Protocol::EnvoySds), StatusCode::OK);
-    let told = SecretService::new(asker, service.shared.secrets.subscribe());
+    let told = SecretService::new(
+        asker,
+        service.shared.secrets.subscribe(),
+        service.shared.limits.request_timeout,
+    );
     let mut server = SecretDiscoveryServiceServer::new(told).max_decoding_message_size(LARGEST_MESSAGE);
-    match server.call(request).await {
+    let is_stream = !request.uri().path().ends_with("/FetchSecrets");
+    let replied = if is_stream {
+        server.call(request).await
+    } else {
+        match whole(request, service).await {
+            Ok(request) => server.call(request).await,
+            Err(status) => return status.into_http(),
+        }
+    };
+    match replied {
         Ok(reply) => reply,
         Err(never) => match never {},
     }

@@ -234,10 +234,11 @@ fn certificates(config: &Config) -> Result<BTreeMap<String, Certificate>, ServeE
     let mut certificates = BTreeMap::new();
     for (name, listener) in &config.listeners {
         if let Some(files) = &listener.tls {
-            let certificate = Certificate::read(files).map_err(|error| ServeError::Certificate {
-                name: name.clone(),
-                error: error.into(),
-            })?;
+            let certificate =
+                Certificate::read(files, listener.has_http2()).map_err(|error| ServeError::Certificate {
+                    name: name.clone(),
+                    error: error.into(),
+                })?;
             certificates.insert(name.clone(), certificate);
         }
     }
@@ -336,8 +337,11 @@ impl Control {
         secret_files(config)?;
         let mut renewed = Vec::new();
         for (name, certificate) in &*self.certificates {
-            if let Some(files) = config.listeners.get(name).and_then(|listener| listener.tls.as_ref()) {
-                let shown = server_config(files).map_err(|error| ServeError::Certificate {
+            let Some(listener) = config.listeners.get(name) else {
+                continue;
+            };
+            if let Some(files) = &listener.tls {
+                let shown = server_config(files, listener.has_http2()).map_err(|error| ServeError::Certificate {
                     name: name.clone(),
                     error: error.into(),
                 })?;

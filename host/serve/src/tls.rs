@@ -47,8 +47,8 @@ pub enum CertificateError {
 pub(crate) struct Certificate(Arc<ArcSwap<ServerConfig>>);
 
 impl Certificate {
-    pub(crate) fn read(files: &TlsFiles) -> Result<Self, CertificateError> {
-        server_config(files).map(|config| Self(Arc::new(ArcSwap::new(config))))
+    pub(crate) fn read(files: &TlsFiles, has_http2: bool) -> Result<Self, CertificateError> {
+        server_config(files, has_http2).map(|config| Self(Arc::new(ArcSwap::new(config))))
     }
 
     /// What is shown to the next connection.
@@ -62,8 +62,8 @@ impl Certificate {
     }
 }
 
-/// Reads the files.
-pub(crate) fn server_config(files: &TlsFiles) -> Result<Arc<ServerConfig>, CertificateError> {
+/// Reads the files. Where HTTP/2 is spoken, clients that offer both are given that.
+pub(crate) fn server_config(files: &TlsFiles, has_http2: bool) -> Result<Arc<ServerConfig>, CertificateError> {
     let malformed = |file: &Path, problem| CertificateError::Malformed {
         file: file.to_owned(),
         problem,
@@ -95,7 +95,12 @@ pub(crate) fn server_config(files: &TlsFiles) -> Result<Arc<ServerConfig>, Certi
         .with_no_client_auth()
         .with_single_cert(certificates, key)
         .map_err(unusable)?;
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    let spoken: &[&[u8]] = if has_http2 {
+        &[b"h2", b"http/1.1"]
+    } else {
+        &[b"http/1.1"]
+    };
+    config.alpn_protocols = spoken.iter().map(|name| name.to_vec()).collect();
     Ok(Arc::new(config))
 }
 

@@ -203,6 +203,19 @@ impl Config {
             );
             return Err(Fault::new(place, "callers", message));
         }
+        if listener.protocols.contains(&Protocol::EnvoySds)
+            && !self.secrets.values().any(|secret| listener.admits(&secret.caller))
+        {
+            let caller = match listener.caller.iter().chain(listener.callers.iter().flatten()).next() {
+                Some(caller) => format!("`caller = \"{caller}\"`"),
+                None => "`caller`".to_owned(),
+            };
+            let message = format!(
+                "`[{place}]` has `envoy-sds`, but there is no secret for anybody who may ask there; add a `[secret.NAME]` \
+                 with {caller} and `audience`"
+            );
+            return Err(Fault::new(place, "protocols", message));
+        }
         let key = if listener.caller.is_some() { "caller" } else { "callers" };
         let named = listener.caller.iter().chain(listener.callers.iter().flatten());
         for caller in named.clone() {

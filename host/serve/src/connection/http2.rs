@@ -1,10 +1,26 @@
 //! HTTP/2, which Envoy speaks to its gRPC services, from the first frame on and without asking whether we do.
+//!
+//! hyper's library for it ends connections that break the protocol or ask for too much work: header fields without end,
+//! requests that are taken back at once. What it leaves to us is here: how long a client may say nothing, ask for nothing, or
+//! not take what it is told, the answers to a flood of pings among that.
+//!
+//! | a client that | is closed after | reason in the metrics |
+//! |---|---|---|
+//! | does not end the first 24 bytes | `request-timeout` | `request-timeout` |
+//! | says nothing, in the middle of a request's head too | 20 s: it has not answered a ping | `silent` |
+//! | sends half a body | `request-timeout`: the request is answered, and the connection goes on | |
+//! | does not take a reply, by its window or by its socket | `request-timeout` | `reply-timeout` |
+//! | answers pings and has no request | `idle-timeout` | `idle` |
+
+mod streams;
+#[cfg(test)]
+mod tests;
 
 use super::{LINGER, Place, after, closed};
 use crate::config::Limits;
 use bytes::Bytes;
 use http::{Request, Response};
-use http_body::{Body, Frame, SizeHint};
+use http_body::Body;
 use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
@@ -12,11 +28,10 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use std::convert::Infallible;
 use std::io;
 use std::pin::{Pin, pin};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
+use streams::{Held, Open, Streams, Watched};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
-use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 /// What a client that speaks HTTP/2 begins with (RFC 9113, section 3.4).
@@ -25,8 +40,9 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Requests at once on one connection. Envoy opens another connection when it has more.
 const MOST_STREAMS: u32 = 1_000;
 
-/// How often a client that says nothing is asked whether it is still there, and how long it may take to say so.
-const PINGS: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(20));
+/// How often a client that says nothing is asked whether it is still there, and how long it may take to say so. It cannot say
+/// so in the middle of a request's head.
+const PINGS: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(10));
 
 /// A connection of which the first bytes have been read already.
 pub(crate) struct Begun<S> {
@@ -70,7 +86,7 @@ where
 }
 
 /// Serves one connection until either side ends it. Each request has its time within `answer`; here is how long a connection
-/// may be without any, and how it ends when the server does.
+/// may be without any, how long a client may leave replies where they are, and how it ends when the server does.
 pub(crate) async fn serve<S, A, F, B>(stream: S, place: Place, limits: &Limits, answer: A)
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -79,17 +95,15 @@ where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let streams = Arc::new(Streams {
-        place,
-        open: Mutex::new(0),
-        ended: Notify::new(),
-    });
+    let streams = Streams::new(place);
+    // Nothing is under way before there is a request.
+    streams.place.idle();
     let service = service_fn(|request| {
         let open = Open::new(&streams);
         let answer = answer(request);
         async move {
             let reply = answer.await;
-            Ok::<_, Infallible>(reply.map(|body| Held { body, _open: open }))
+            Ok::<_, Infallible>(reply.map(|body| Held { body, open }))
         }
     });
     let header_bytes = u32::try_from(limits.header_bytes).unwrap_or(u32::MAX);
@@ -101,16 +115,30 @@ where
         .max_header_list_size(header_bytes)
         .keep_alive_interval(Some(interval))
         .keep_alive_timeout(patience);
+    let stream = Watched::new(stream, &streams);
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
-    let mut timer = pin!(sleep_until(after(Instant::now(), limits.idle_timeout)));
+    // Nobody sets it when a client stops taking replies, so it comes at least as often as that has to be looked at.
+    let look = limits.request_timeout.min(limits.idle_timeout);
+    let mut timer = pin!(sleep_until(after(Instant::now(), look)));
     let mut is_ending = false;
     loop {
         let is_late = tokio::select! {
-            _ = connection.as_mut() => return,
+            ended = connection.as_mut() => {
+                if ended.is_err_and(|error| error.is_timeout()) {
+                    closed("silent");
+                }
+                return;
+            }
             () = streams.ended.notified() => false,
             () = timer.as_mut() => true,
         };
-        let is_idle = *streams.open() == 0;
+        let untaken = streams.untaken_since();
+        let untaken = untaken.map(|since| after(since, limits.request_timeout));
+        if untaken.is_some_and(|deadline| Instant::now() >= deadline) {
+            closed("reply-timeout");
+            return;
+        }
+        let is_idle = streams.is_idle();
         if is_ending {
             if is_idle && is_late {
                 return;
@@ -128,75 +156,9 @@ where
             connection.as_mut().graceful_shutdown();
             timer.as_mut().reset(after(Instant::now(), LINGER));
         } else {
-            timer.as_mut().reset(deadline);
+            let next = deadline.min(after(Instant::now(), look));
+            timer.as_mut().reset(untaken.map_or(next, |untaken| untaken.min(next)));
         }
-    }
-}
-
-/// The requests under way on one connection.
-struct Streams {
-    place: Place,
-    open: Mutex<usize>,
-    ended: Notify,
-}
-
-impl Streams {
-    fn open(&self) -> MutexGuard<'_, usize> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// One of them, which has ended when this is dropped.
-struct Open(Arc<Streams>);
-
-impl Open {
-    fn new(streams: &Arc<Streams>) -> Self {
-        let mut open = streams.open();
-        if *open == 0 {
-            // False when the connection was told to end, which ends this with it.
-            streams.place.busy();
-        }
-        *open += 1;
-        Self(Arc::clone(streams))
-    }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        {
-            let mut open = self.0.open();
-            *open -= 1;
-            if *open == 0 {
-                self.0.place.idle();
-            }
-        }
-        self.0.ended.notify_one();
-    }
-}
-
-/// The body of a reply, with which the request ends.
-struct Held<B> {
-    body: B,
-    _open: Open,
-}
-
-impl<B: Body + Unpin> Body for Held<B> {
-    type Data = B::Data;
-    type Error = B::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
-        Pin::new(&mut self.body).poll_frame(context)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
     }
 }
 

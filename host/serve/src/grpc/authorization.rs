@@ -1,7 +1,8 @@
 //! The gRPC variant of Envoy's external authorization. It decides as the HTTP variant does, with one difference: what a token
 //! is for, when the host does not tell, is in `context_extensions` (`audience`, and `identity` for another one than the
 //! default). These come from Envoy's configuration of a route and never from the sender of the request, whose header fields
-//! are not looked at. A web page cannot ask here, because no browser speaks HTTP/2 without TLS.
+//! are not looked at. A web page cannot ask here: no browser speaks HTTP/2 without TLS, and with it the certificate is not for
+//! a name that somebody else has made resolve to here.
 
 use crate::config::Protocol;
 use crate::connection::User;

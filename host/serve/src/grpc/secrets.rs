@@ -26,10 +26,12 @@ use futures_util::{Stream, StreamExt as _};
 use managed_identity_host::grants::Caller;
 use std::collections::BTreeMap;
 use std::future::poll_fn;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 use tokio::sync::watch;
+use tokio::time::{Sleep, sleep};
 use tonic::{Request, Response, Status, Streaming};
 
 /// What is asked for here.
@@ -45,11 +47,17 @@ const LONGEST_TEXT: usize = 128;
 pub(super) struct SecretService {
     asker: Arc<Known>,
     secrets: watch::Receiver<Option<Arc<Named>>>,
+    /// How long the first request of a stream may take to arrive.
+    patience: Duration,
 }
 
 impl SecretService {
-    pub(super) fn new(asker: Arc<Known>, secrets: watch::Receiver<Option<Arc<Named>>>) -> Self {
-        Self { asker, secrets }
+    pub(super) fn new(asker: Arc<Known>, secrets: watch::Receiver<Option<Arc<Named>>>, patience: Duration) -> Self {
+        Self {
+            asker,
+            secrets,
+            patience,
+        }
     }
 
     fn subscription(&self) -> Subscription {
@@ -79,7 +87,7 @@ impl SecretDiscoveryService for SecretService {
         &self,
         request: Request<Streaming<DiscoveryRequest>>,
     ) -> Result<Response<Self::StreamSecretsStream>, Status> {
-        let exchange = Exchange::new(request.into_inner(), self.subscription());
+        let exchange = Exchange::new(request.into_inner(), self.subscription(), self.patience);
         Ok(Response::new(exchange.answers()))
     }
 
@@ -114,10 +122,12 @@ struct Exchange<S> {
     /// There is something to tell.
     is_due: bool,
     is_over: bool,
+    /// When it ends if nothing has been asked for.
+    unasked: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S: Stream<Item = Result<DiscoveryRequest, Status>> + Send + Unpin + 'static> Exchange<S> {
-    fn new(requests: S, subscription: Subscription) -> Self {
+    fn new(requests: S, subscription: Subscription, patience: Duration) -> Self {
         Self {
             requests,
             subscription,
@@ -125,6 +135,7 @@ impl<S: Stream<Item = Result<DiscoveryRequest, Status>> + Send + Unpin + 'static
             version: 0,
             is_due: false,
             is_over: false,
+            unasked: Some(Box::pin(sleep(patience))),
         }
     }
 
@@ -146,10 +157,16 @@ impl<S: Stream<Item = Result<DiscoveryRequest, Status>> + Send + Unpin + 'static
             tokio::select! {
                 biased;
                 request = self.requests.next() => match request {
-                    Some(Ok(request)) => self.asked(&request)?,
+                    Some(Ok(request)) => {
+                        self.unasked = None;
+                        self.asked(&request)?;
+                    }
                     // A connection that broke off is not answered.
                     Some(Err(_)) | None => return Ok(None),
                 },
+                () = passed(&mut self.unasked) => {
+                    return Err(Status::deadline_exceeded("Nothing was asked for in time."));
+                }
                 changed = self.subscription.changed(), if !self.is_due => {
                     changed?;
                     self.is_due = true;
@@ -188,6 +205,14 @@ impl<S: Stream<Item = Result<DiscoveryRequest, Status>> + Send + Unpin + 'static
         self.answers += 1;
         self.version = version(self.version);
         self.subscription.answer(self.version, self.answers.to_string())
+    }
+}
+
+/// Waits for a moment; for ever where there is none.
+async fn passed(moment: &mut Option<Pin<Box<Sleep>>>) {
+    match moment {
+        Some(moment) => moment.await,
+        None => std::future::pending().await,
     }
 }
 

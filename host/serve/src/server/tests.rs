@@ -1,7 +1,7 @@
 //! Servers on real sockets.
 #![expect(clippy::unwrap_used, reason = "a test fails where something is not as expected")]
 
-use super::{ServeError, Server, url};
+use super::{Listening, ServeError, Server, url};
 use crate::config::{Address, Config, ListenerConfig, Protocol, TlsFiles};
 use managed_identity_host::Broker;
 use rcgen::{CertificateParams, KeyPair};
@@ -15,6 +15,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 const REQUEST: &[u8] = b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
 
@@ -79,6 +80,20 @@ fn health(tls: Option<TlsFiles>) -> Config {
 
 /// What a client gets that trusts only this certificate.
 async fn over_tls(address: SocketAddr, trusted: &CertificateDer<'static>) -> std::io::Result<String> {
+    let (mut stream, protocol) = connect(address, trusted, &["h2", "http/1.1"]).await?;
+    assert_eq!(protocol, "http/1.1");
+    stream.write_all(REQUEST).await?;
+    let mut reply = String::new();
+    stream.read_to_string(&mut reply).await?;
+    Ok(reply)
+}
+
+/// A connection of a client that offers these protocols, and which of them is taken.
+async fn connect(
+    address: SocketAddr,
+    trusted: &CertificateDer<'static>,
+    offered: &[&str],
+) -> std::io::Result<(TlsStream<TcpStream>, String)> {
     let mut roots = RootCertStore::empty();
     roots.add(trusted.clone()).unwrap();
     let mut config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
@@ -86,15 +101,83 @@ async fn over_tls(address: SocketAddr, trusted: &CertificateDer<'static>) -> std
         .unwrap()
         .with_root_certificates(roots)
         .with_no_client_auth();
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    config.alpn_protocols = offered.iter().map(|name| name.as_bytes().to_vec()).collect();
     let stream = TcpStream::connect(address).await?;
     let name = ServerName::try_from("localhost").unwrap();
-    let mut stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await?;
-    assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"http/1.1"[..]));
-    stream.write_all(REQUEST).await?;
-    let mut reply = String::new();
-    stream.read_to_string(&mut reply).await?;
-    Ok(reply)
+    let stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await?;
+    let protocol = stream.get_ref().1.alpn_protocol().unwrap_or_default();
+    let protocol = String::from_utf8(protocol.to_vec()).unwrap();
+    Ok((stream, protocol))
+}
+
+#[tokio::test]
+async fn over_tls_the_services_of_envoy_are_spoken_in_http2_and_http1() {
+    const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    const SETTINGS: u8 = 4;
+    let files = Files::new("alpn");
+    let certificate = files.issue();
+    let (certificate_file, key_file) = (files.files.certificate.display(), files.files.key.display());
+    let config: String = ["envoy-ext-authz", "envoy-sds", "imds"]
+        .map(|protocol| {
+            format!(
+                "[listener.{protocol}]\naddress = '127.0.0.1:0'\nprotocols = ['{protocol}']\ncaller = 'envoy'\n\
+                 tls = {{ certificate = '{certificate_file}', key = '{key_file}' }}\n"
+            )
+        })
+        .concat();
+    let audience = "https://vault.azure.net";
+    let config = format!(
+        "{config}[secret.vault]\ncaller = 'envoy'\naudience = '{audience}'\n[caller.envoy]\n\
+         [[caller.envoy.token]]\naudiences = ['{audience}']\n"
+    );
+    let config = Config::from_toml(&config).unwrap();
+    let server = Server::bind(&config, broker(), None).unwrap();
+    let listening = server.listening().to_vec();
+    let control = server.control();
+    let (end, ended) = oneshot::channel::<()>();
+    let running = tokio::spawn(server.run(async move {
+        let _ = ended.await;
+    }));
+    // A reload reads the certificate again, and with it what is spoken.
+    for _ in 0..2 {
+        for Listening { protocol, address, .. } in &listening {
+            let address = address.parse().unwrap();
+            for offered in [
+                &["h2", "http/1.1"][..],
+                &["http/1.1", "h2"],
+                &["h2"],
+                &["http/1.1"],
+                &[],
+            ] {
+                let connected = connect(address, &certificate, offered).await;
+                let expected = match (protocol.has_grpc(), offered) {
+                    (true, offered) if offered.contains(&"h2") => "h2",
+                    (false, ["h2"]) => {
+                        assert!(connected.is_err(), "{protocol}: HTTP/2 is promised");
+                        continue;
+                    }
+                    (_, []) => "",
+                    _ => "http/1.1",
+                };
+                let (mut stream, taken) = connected.unwrap();
+                assert_eq!(taken, expected, "{protocol} {offered:?}");
+                if taken == "h2" {
+                    stream.write_all(PREFACE).await.unwrap();
+                    let mut frame = [0; 9];
+                    stream.read_exact(&mut frame).await.unwrap();
+                    assert_eq!(frame[3], SETTINGS, "{protocol} {offered:?}");
+                } else {
+                    stream.write_all(REQUEST).await.unwrap();
+                    let mut reply = String::new();
+                    stream.read_to_string(&mut reply).await.unwrap();
+                    assert!(reply.starts_with("HTTP/1.1 4"), "{protocol} {offered:?}: {reply}");
+                }
+            }
+        }
+        control.reload(&config).unwrap();
+    }
+    end.send(()).unwrap();
+    running.await.unwrap();
 }
 
 #[tokio::test]

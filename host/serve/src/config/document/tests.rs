@@ -655,6 +655,46 @@ fn a_secret_is_what_its_table_says() {
 }
 
 #[test]
+fn a_listener_for_secrets_needs_one_that_is_told_there() {
+    const CALLERS: &str = "[caller.envoy]\nusers = [1]\n[[caller.envoy.token]]\naudiences = ['https://a.example']\n\
+                           [caller.other]\nusers = [2]\n[[caller.other.token]]\naudiences = ['https://a.example']\n";
+    const SECRET: &str = "[secret.vault]\ncaller = 'envoy'\naudience = 'https://a.example'\n";
+    for (who, secret, expected) in [
+        ("", SECRET, None),
+        ("caller = 'envoy'\n", SECRET, None),
+        ("callers = ['other', 'envoy']\n", SECRET, None),
+        ("", "", Some("with `caller` and `audience`")),
+        (
+            "caller = 'envoy'\n",
+            "",
+            Some("with `caller = \"envoy\"` and `audience`"),
+        ),
+        (
+            "caller = 'other'\n",
+            SECRET,
+            Some("with `caller = \"other\"` and `audience`"),
+        ),
+        (
+            "callers = ['other']\n",
+            SECRET,
+            Some("with `caller = \"other\"` and `audience`"),
+        ),
+    ] {
+        let text = format!("[listener.l]\naddress = 'unix:/x'\nprotocols = ['envoy-sds']\n{who}{secret}{CALLERS}");
+        match (read(&text), expected) {
+            (Ok(_), None) => {}
+            (Err(error), Some(cure)) => {
+                let error = error.to_string();
+                let fault =
+                    "line 3: `[listener.l]` has `envoy-sds`, but there is no secret for anybody who may ask there";
+                assert!(error.starts_with(fault) && error.ends_with(cure), "{who}: {error}");
+            }
+            (read, _) => panic!("{who}{secret}: {read:?}"),
+        }
+    }
+}
+
+#[test]
 fn a_secret_that_could_not_be_told_is_refused() {
     let vault = "caller = 'envoy'\naudience = 'https://vault.azure.net'";
     for (text, message) in [

@@ -72,7 +72,7 @@ impl Stand {
         let secrets = Secrets::new(&config, &gate);
         let callers = Callers::new(&config, &gate);
         let asker = Arc::clone(callers.by_name(&Caller::new("envoy")).unwrap());
-        let service = SecretService::new(asker, secrets.subscribe());
+        let service = SecretService::new(asker, secrets.subscribe(), DEADLINE);
         Self {
             platform,
             gate,
@@ -86,7 +86,7 @@ impl Stand {
         let asked = stream::unfold(asked, async |mut asked| Some((asked.recv().await?, asked)));
         Opened {
             requests,
-            answers: Exchange::new(Box::pin(asked), self.service.subscription()).answers(),
+            answers: Exchange::new(Box::pin(asked), self.service.subscription(), self.service.patience).answers(),
         }
     }
 }
@@ -250,6 +250,26 @@ async fn streams_end_with_the_server_and_with_the_proxy() {
     let mut late = stand.open();
     late.ask(&["vault"], "").await;
     assert_eq!(late.next().await.unwrap().unwrap_err().code(), Code::Unavailable);
+}
+
+#[tokio::test]
+async fn a_stream_that_asks_for_nothing_is_ended_and_one_that_has_asked_is_not() {
+    let stand = Stand::start();
+    let patience = Duration::from_millis(50);
+    for has_asked in [false, true] {
+        let first = has_asked.then(|| Ok(request(&["vault"], "")));
+        let asked = stream::iter(first).chain(stream::pending());
+        let mut answers = Exchange::new(Box::pin(asked), stand.service.subscription(), patience).answers();
+        let mut next = async || timeout(DEADLINE, answers.next()).await.unwrap();
+        if has_asked {
+            assert!(next().await.unwrap().is_ok());
+            // Nothing follows for as long as the token is good.
+            assert!(timeout(patience * 4, answers.next()).await.is_err());
+        } else {
+            assert_eq!(next().await.unwrap().unwrap_err().code(), Code::DeadlineExceeded);
+            assert!(next().await.is_none());
+        }
+    }
 }
 
 #[tokio::test]

@@ -3,6 +3,8 @@
 //! lifetime.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod cluster;
+mod gate;
 mod installed;
 mod proxy;
 #[path = "../support/mod.rs"]

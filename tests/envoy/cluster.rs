@@ -235,7 +235,9 @@ fn what_an_old_configuration_asked_is_asked_again_by_the_new_one() {
     });
     // The old configuration ends with its connections, a second later, and with it what it has asked.
     gate.wait_for(2);
-    assert!(counted(&envoy, "tx_reset") >= 1, "{}", envoy.log());
+    assert_eq!(counted(&envoy, "total"), 2, "{}", envoy.log());
+    assert_eq!(envoy.counted("cluster.identity.upstream_cx_destroy_local"), 1);
+    assert_eq!(envoy.counted("dynamicmodulescustom.managed_identity.failed"), 0);
     // Envoy has closed the connection on which it was held.
     assert!(before.join().unwrap().is_none_or(|(status, _)| status != 200));
     let after = thread::spawn(move || request(address, SECRET, &[FORGED]));

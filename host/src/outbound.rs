@@ -34,6 +34,8 @@
 //! # }
 //! ```
 //!
+//! A program with an HTTP client of its own can put that in place of the third step: see [`Transport`].
+//!
 //! It needs a tokio runtime with I/O and time enabled, and keeps its connections on the runtime that made them.
 //!
 //! What plugins send goes the same way with another policy in the first and third step, which keeps them from all that the
@@ -55,6 +57,7 @@ mod pace;
 mod policy;
 mod stream;
 mod tls;
+mod transport;
 mod trust;
 
 pub use address::{AddressClass, Reach};
@@ -70,6 +73,7 @@ pub use origin::{Origin, OriginFault, PathFault, Scheme};
 pub use pace::RequestLimits;
 pub use policy::{EndpointPolicy, Target};
 pub use tls::CertificateFault;
+pub use transport::{Carrying, Transport, TransportError};
 pub use trust::{Authority, RootCertificates, Trust, TrustError};
 
 #[cfg(test)]

@@ -439,9 +439,10 @@ fn upstream_outcome<B>(result: &Result<Response<B>, OutboundError>) -> &'static 
         Err(error) => match error {
             OutboundError::Denied(_) => "denied",
             OutboundError::NameNotFound { .. } => "unresolved",
-            OutboundError::NotConnected { .. } => "unconnected",
+            OutboundError::NotConnected { .. } | OutboundError::NotCarried { .. } => "unconnected",
             OutboundError::Certificate { .. }
             | OutboundError::Authority { .. }
+            | OutboundError::NotForTransport { .. }
             | OutboundError::TlsAlert { .. }
             | OutboundError::NotTls { .. } => "untrusted",
             OutboundError::ConnectTimeout { .. }

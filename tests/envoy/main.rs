@@ -3,7 +3,9 @@
 //! lifetime.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod cluster;
 mod ext_authz;
+mod gate;
 mod installed;
 mod load;
 mod proxy;

@@ -66,12 +66,23 @@ pub(crate) struct Envoy {
 impl Envoy {
     /// Returns when it says that it is ready.
     pub(crate) fn start(folder: &Folder, yaml: &str, environment: &[(String, String)]) -> Self {
+        // What an old configuration has to end in.
+        Self::start_with(folder, yaml, environment, &["--drain-time-s", "1"])
+    }
+
+    pub(crate) fn start_with(
+        folder: &Folder,
+        yaml: &str,
+        environment: &[(String, String)],
+        arguments: &[&str],
+    ) -> Self {
         let log = PathBuf::from(folder.path("envoy.log"));
         let admin = folder.path("admin");
         let child = Command::new(installed::envoy())
             .args(["--config-path", &folder.write("envoy.yaml", yaml)])
             .args(["--admin-address-path", &admin])
             .args(["--disable-hot-restart", "--concurrency", "2", "--log-level", "warning"])
+            .args(arguments)
             .envs(environment.iter().cloned())
             .stderr(File::create(&log).unwrap())
             .spawn()
@@ -100,6 +111,15 @@ impl Envoy {
                 .lines()
                 .find_map(|found| found.strip_prefix(&line)?.trim().parse().ok())
         })
+    }
+
+    /// What it counts by this name. What has never happened is not always counted.
+    pub(crate) fn counted(&self, name: &str) -> u64 {
+        let (status, reply) = request(self.admin, "/stats", &[]).unwrap();
+        assert_eq!(status, 200);
+        let line = format!("{name}: ");
+        let number = reply.lines().find_map(|found| found.strip_prefix(&line));
+        number.map_or(0, |number| number.trim().parse().unwrap())
     }
 
     /// Asks again and again for what is there at last.

@@ -8,8 +8,10 @@
 //!   from within what the filter has called, even to end it. So hooks take a share of the filter for as long as they run.
 #![expect(unsafe_code, reason = "this is the boundary to a program in another language")]
 
+use crate::callouts::{CALLOUTS, CallOut, Called, ConfigId, NotCalled, Wake};
 use crate::config::RouteSettings;
 use crate::filter::{Config, Filter};
+use bytes::Bytes;
 use std::ffi::{CStr, c_char, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr;
@@ -17,6 +19,7 @@ use std::rc::Rc;
 use std::slice;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 /// The version that Envoy compares with its own. It accepts the next minor one, too, and warns.
 const VERSION: &CStr = c"v0.2.0";
@@ -27,6 +30,15 @@ const RESPONSE: u32 = 2;
 
 /// `xds.route_name` among the attributes.
 const ROUTE_NAME: u32 = 61;
+
+/// `Success`, `ClusterNotFound` and `CannotCreateRequest` among the answers to a callout that is to be made.
+const CALLED: u32 = 0;
+const NO_CLUSTER: u32 = 2;
+const NO_HOST: u32 = 4;
+
+/// `Success` and `ExceedResponseBufferLimit` among the ends of one.
+const ANSWERED: u32 = 0;
+const TOO_LARGE: u32 = 2;
 
 type Envoy = *mut c_void;
 type Module = *const c_void;
@@ -39,8 +51,9 @@ pub(crate) struct Buffer {
     length: usize,
 }
 
-/// A header of the module's.
+/// A header of either side.
 #[repr(C)]
+#[derive(Clone, Copy)]
 struct Header {
     name: *const u8,
     name_length: usize,
@@ -137,6 +150,11 @@ callbacks! {
     new_scheduler: c"envoy_dynamic_module_callback_http_filter_scheduler_new" (Envoy) -> Envoy;
     commit: c"envoy_dynamic_module_callback_http_filter_scheduler_commit" (Envoy, u64);
     delete_scheduler: c"envoy_dynamic_module_callback_http_filter_scheduler_delete" (Envoy);
+    new_config_scheduler: c"envoy_dynamic_module_callback_http_filter_config_scheduler_new" (Envoy) -> Envoy;
+    commit_config: c"envoy_dynamic_module_callback_http_filter_config_scheduler_commit" (Envoy, u64);
+    delete_config_scheduler: c"envoy_dynamic_module_callback_http_filter_config_scheduler_delete" (Envoy);
+    call_out: c"envoy_dynamic_module_callback_http_filter_config_http_callout"
+        (Envoy, *mut u64, Buffer, *mut Header, usize, Buffer, u64) -> u32;
     continue_decoding: c"envoy_dynamic_module_callback_http_filter_continue_decoding" (Envoy);
 }
 
@@ -181,6 +199,93 @@ impl ConfigHandle {
         let result =
             unsafe { (callbacks.define_counter)(self.0, Buffer::of(name.as_bytes()), ptr::null_mut(), 0, &raw mut id) };
         (result == 0).then_some(id)
+    }
+
+    /// For other threads to have the configuration's `scheduled` called on the main thread.
+    fn scheduler(&self) -> Option<ConfigScheduler> {
+        let callbacks = CALLBACKS.get()?;
+        // SAFETY: within a hook.
+        let scheduler = unsafe { (callbacks.new_config_scheduler)(self.0) };
+        (!scheduler.is_null()).then_some(ConfigScheduler(scheduler, callbacks))
+    }
+}
+
+/// It belongs to the main thread, on which the configuration's `scheduled` is called.
+impl CallOut for ConfigHandle {
+    fn call_out(
+        &self,
+        cluster: &str,
+        fields: &[(&[u8], &[u8])],
+        body: &[u8],
+        time: Duration,
+    ) -> Result<u64, NotCalled> {
+        let callbacks = CALLBACKS.get().ok_or(NotCalled::Other)?;
+        let mut headers = headers(fields);
+        let mut number = 0;
+        // Without any, Envoy would wait for ever.
+        let milliseconds = u64::try_from(time.as_millis()).unwrap_or(u64::MAX).max(1);
+        // SAFETY: within a hook, on the main thread. Envoy copies everything.
+        let result = unsafe {
+            (callbacks.call_out)(
+                self.0,
+                &raw mut number,
+                Buffer::of(cluster.as_bytes()),
+                headers.as_mut_ptr(),
+                headers.len(),
+                Buffer::of(body),
+                milliseconds,
+            )
+        };
+        match result {
+            CALLED => Ok(number),
+            NO_CLUSTER => Err(NotCalled::NoCluster),
+            NO_HOST => Err(NotCalled::NoHost),
+            _ => Err(NotCalled::Other),
+        }
+    }
+}
+
+/// Wakes a configuration on the main thread. It must be dropped before Envoy's configuration is: the main thread may be gone
+/// then.
+struct ConfigScheduler(Envoy, &'static Callbacks);
+
+// SAFETY: Envoy makes it for other threads to use. It has a weak reference to its configuration.
+unsafe impl Send for ConfigScheduler {}
+
+impl Wake for ConfigScheduler {
+    fn wake(&self) {
+        // SAFETY: it was not deleted yet, and the main thread is there by this type's own condition.
+        unsafe { (self.1.commit_config)(self.0, 0) };
+    }
+}
+
+impl Drop for ConfigScheduler {
+    fn drop(&mut self) {
+        // SAFETY: it is deleted once, by its only owner.
+        unsafe { (self.1.delete_config_scheduler)(self.0) };
+    }
+}
+
+/// What Envoy may read for as long as `fields` are there.
+fn headers(fields: &[(&[u8], &[u8])]) -> Vec<Header> {
+    let headers = fields.iter().map(|(name, value)| Header {
+        name: name.as_ptr(),
+        name_length: name.len(),
+        value: value.as_ptr(),
+        value_length: value.len(),
+    });
+    headers.collect()
+}
+
+/// `length` things of Envoy's.
+///
+/// # Safety
+/// They must be there, and stay as they are, for `'a`, or `first` be null.
+unsafe fn all<'a, T>(first: *const T, length: usize) -> &'a [T] {
+    match first.is_null() || length == 0 {
+        true => &[],
+        // SAFETY: by this function's own condition.
+        false => unsafe { slice::from_raw_parts(first, length) },
     }
 }
 
@@ -253,13 +358,7 @@ impl Stream {
     }
 
     pub(crate) fn respond(&self, status: u32, headers: &[(&[u8], &[u8])], body: &[u8], details: &[u8]) {
-        let headers = headers.iter().map(|(name, value)| Header {
-            name: name.as_ptr(),
-            name_length: name.len(),
-            value: value.as_ptr(),
-            value_length: value.len(),
-        });
-        let mut headers: Vec<Header> = headers.collect();
+        let mut headers = self::headers(headers);
         // SAFETY: within a hook. Envoy copies everything.
         unsafe {
             (self.1.send_response)(
@@ -365,7 +464,13 @@ unsafe extern "C" fn envoy_dynamic_module_on_http_filter_config_new(
         // SAFETY: both within the hook.
         let (text, only_check) = unsafe { (text.bytes(), (callbacks.is_validation_mode)()) };
         match Config::load(&ConfigHandle(envoy), text, only_check) {
-            Ok(config) => Arc::into_raw(Arc::new(config)).cast(),
+            Ok(config) => {
+                let module: Module = Arc::into_raw(Arc::new(config)).cast();
+                if let Some(scheduler) = ConfigHandle(envoy).scheduler().filter(|_| !only_check) {
+                    CALLOUTS.begin(module.addr(), scheduler);
+                }
+                module
+            }
             Err(message) => {
                 log(
                     Level::Error,
@@ -379,8 +484,46 @@ unsafe extern "C" fn envoy_dynamic_module_on_http_filter_config_new(
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn envoy_dynamic_module_on_http_filter_config_destroy(module: Module) {
-    // SAFETY: made above, and given back once.
-    guarded((), || drop(unsafe { Arc::from_raw(module.cast::<Config>()) }));
+    guarded((), || {
+        let config: ConfigId = module.addr();
+        CALLOUTS.end(config);
+        // SAFETY: made above, and given back once.
+        drop(unsafe { Arc::from_raw(module.cast::<Config>()) });
+    });
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn envoy_dynamic_module_on_http_filter_config_scheduled(envoy: Envoy, module: Module, _event: u64) {
+    guarded((), || CALLOUTS.scheduled(module.addr(), &ConfigHandle(envoy)));
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn envoy_dynamic_module_on_http_filter_config_http_callout_done(
+    _envoy: Envoy,
+    module: Module,
+    number: u64,
+    result: u32,
+    headers: *mut Header,
+    headers_size: usize,
+    chunks: *mut Buffer,
+    chunks_size: usize,
+) {
+    guarded((), || {
+        let called = match result {
+            // SAFETY: Envoy keeps all of it until the hook ends, and it is copied here.
+            ANSWERED => unsafe {
+                let fields = all(headers, headers_size).iter().map(|header| {
+                    let name = all(header.name, header.name_length);
+                    (name.to_vec(), all(header.value, header.value_length).to_vec())
+                });
+                let body: Vec<&[u8]> = all(chunks, chunks_size).iter().map(|chunk| chunk.bytes()).collect();
+                Called::Reply(fields.collect(), Bytes::from(body.concat()))
+            },
+            TOO_LARGE => Called::TooLarge,
+            _ => Called::Reset,
+        };
+        CALLOUTS.done(module.addr(), number, called);
+    });
 }
 
 #[unsafe(no_mangle)]
@@ -530,11 +673,7 @@ passing! {
 
 idle! {
     envoy_dynamic_module_on_http_filter_stream_complete(Envoy, Module);
-    envoy_dynamic_module_on_http_filter_config_scheduled(Envoy, Module, u64);
     envoy_dynamic_module_on_http_filter_http_callout_done(Envoy, Module, u64, u32, *mut Header, usize, *mut Buffer, usize);
-    envoy_dynamic_module_on_http_filter_config_http_callout_done(
-        Envoy, Module, u64, u32, *mut Header, usize, *mut Buffer, usize
-    );
     envoy_dynamic_module_on_http_filter_http_stream_headers(Envoy, Module, u64, *mut Header, usize, bool);
     envoy_dynamic_module_on_http_filter_http_stream_data(Envoy, Module, u64, *const Buffer, usize, bool);
     envoy_dynamic_module_on_http_filter_http_stream_trailers(Envoy, Module, u64, *mut Header, usize);

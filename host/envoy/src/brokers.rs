@@ -1,15 +1,18 @@
 //! The brokers of this process.
 //!
-//! All filters of equal environment share one broker, with its provider and its tokens, also across reloads as long as an
+//! All filters of equal environment and `outbound` share one broker, with its provider and its tokens, also across reloads as long as an
 //! old configuration lives until the new one is there. A broker ends with the last configuration that uses it.
 
-use managed_identity_host::{Broker, ProviderError};
+use crate::abi::{Level, log};
+use crate::callouts::Cluster;
+use crate::config::Outbound;
+use managed_identity_host::{Broker, Cause, ProviderError};
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use tokio::runtime::Runtime;
 
-/// What makes two filters' brokers different: the variables that their configurations set.
+/// The variables that a filter's configuration sets.
 pub(crate) type Environment = BTreeMap<String, String>;
 
 /// A broker, and the thread on which the module waits for it.
@@ -45,13 +48,18 @@ pub(crate) enum StartError {
     Thread(#[from] io::Error),
 }
 
-static BROKERS: Mutex<Vec<(Environment, Weak<Shared>)>> = Mutex::new(Vec::new());
+/// What makes two filters' brokers different.
+type Key = (Environment, Outbound);
 
-/// The broker of an environment; started if there is none.
-pub(crate) fn shared(environment: &Environment) -> Result<Arc<Shared>, StartError> {
+static BROKERS: Mutex<Vec<(Key, Weak<Shared>)>> = Mutex::new(Vec::new());
+
+/// The broker of an environment, which asks in this way; started if there is none.
+pub(crate) fn shared(environment: &Environment, outbound: &Outbound) -> Result<Arc<Shared>, StartError> {
     let mut brokers = BROKERS.lock().unwrap_or_else(PoisonError::into_inner);
     brokers.retain(|(_, broker)| broker.strong_count() > 0);
-    let known = brokers.iter().find(|(known, _)| known == environment);
+    let known = brokers
+        .iter()
+        .find(|((variables, way), _)| (variables, way) == (environment, outbound));
     if let Some(shared) = known.and_then(|(_, broker)| broker.upgrade()) {
         return Ok(shared);
     }
@@ -65,6 +73,10 @@ pub(crate) fn shared(environment: &Environment) -> Result<Arc<Shared>, StartErro
             Broker::builder().environment(others.chain(environment.clone()))
         }
     };
+    let builder = match outbound {
+        Outbound::Host => builder,
+        Outbound::Cluster { name, timeout } => builder.transport(Arc::new(Cluster::new(name, *timeout))),
+    };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .thread_name("managed-id")
@@ -73,6 +85,17 @@ pub(crate) fn shared(environment: &Environment) -> Result<Arc<Shared>, StartErro
         broker: builder.build()?,
         runtime: Some(runtime),
     });
-    brokers.push((environment.clone(), Arc::downgrade(&shared)));
+    brokers.push(((environment.clone(), outbound.clone()), Arc::downgrade(&shared)));
+    if *outbound != Outbound::Host {
+        let broker = shared.broker.clone();
+        // Not every source can be asked through a cluster. That is for the log now, not only for the first request.
+        shared.spawn(async move {
+            if let Err(error) = broker.probe().await
+                && error.cause == Cause::NotConfigured
+            {
+                log(Level::Warn, &format!("there will be no tokens: {error}"));
+            }
+        });
+    }
     Ok(shared)
 }

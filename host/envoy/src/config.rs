@@ -20,7 +20,17 @@ pub(crate) struct Settings {
     pub(crate) pass: bool,
     pub(crate) timeout: Duration,
     pub(crate) claims_challenge: bool,
+    pub(crate) outbound: Outbound,
     pub(crate) environment: Environment,
+}
+
+/// By what way the identity endpoint is asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Outbound {
+    /// By the module's own client.
+    Host,
+    /// Through a cluster of Envoy's. Each request may take this long, if the host does not say less.
+    Cluster { name: String, timeout: Option<Duration> },
 }
 
 /// What the filter does on one route.
@@ -63,27 +73,13 @@ impl Settings {
             Some("pass") => true,
             Some(other) => return Err(error(format!("`on-failure` is `{other}`; write `deny` or `pass`"))),
         };
-        let timeout = match text_of(&mut document, "timeout", "")? {
-            None => DEFAULT_TIMEOUT,
-            Some(text) => humantime::parse_duration(&text)
-                .ok()
-                .filter(|time| (Duration::from_millis(1)..=LONGEST_TIMEOUT).contains(time))
-                .ok_or_else(|| {
-                    error(format!(
-                        "`timeout` is `{text}`; write a time up to an hour, such as `10s`"
-                    ))
-                })?,
-        };
+        let timeout = time_of(&mut document, "timeout", "")?.unwrap_or(DEFAULT_TIMEOUT);
         let claims_challenge = match document.remove("claims-challenge") {
             None => true,
             Some(Value::Bool(value)) => value,
             Some(_) => return Err(error("`claims-challenge` is neither `true` nor `false`")),
         };
-        match document.remove("outbound") {
-            None => {}
-            Some(Value::String(text)) if text == "host" => {}
-            Some(_) => return Err(error("`outbound` is not `host`, which is the only way that there is")),
-        }
+        let outbound = outbound(document.remove("outbound"))?;
         let environment = match document.remove("environment") {
             None => Environment::new(),
             Some(Value::Object(variables)) => variables
@@ -103,6 +99,7 @@ impl Settings {
             pass,
             timeout,
             claims_challenge,
+            outbound,
             environment,
         })
     }
@@ -124,6 +121,24 @@ impl RouteSettings {
         let request = request(&mut document, "")?;
         nothing_else(&document, "", "`audience` and `identity`, or `off`")?;
         Ok(Self::Rule(Arc::new(Rule::new(request))))
+    }
+}
+
+fn outbound(value: Option<Value>) -> Result<Outbound, ConfigError> {
+    match value {
+        None => Ok(Outbound::Host),
+        Some(Value::String(text)) if text == "host" => Ok(Outbound::Host),
+        Some(Value::Object(mut entry)) => {
+            let name = text_of(&mut entry, "cluster", "outbound.")?.filter(|name| !name.is_empty());
+            let name =
+                name.ok_or_else(|| error("`outbound.cluster` is missing; write the name of one of Envoy's clusters"))?;
+            let timeout = time_of(&mut entry, "timeout", "outbound.")?;
+            nothing_else(&entry, "outbound.", "`cluster` or `timeout`")?;
+            Ok(Outbound::Cluster { name, timeout })
+        }
+        Some(_) => Err(error(
+            "`outbound` is neither `\"host\"` nor `{\"cluster\": …}` with the name of one of Envoy's clusters",
+        )),
     }
 }
 
@@ -217,6 +232,19 @@ fn text_of(entry: &mut Map<String, Value>, key: &str, place: &str) -> Result<Opt
     }
 }
 
+fn time_of(entry: &mut Map<String, Value>, key: &str, place: &str) -> Result<Option<Duration>, ConfigError> {
+    let Some(text) = text_of(entry, key, place)? else {
+        return Ok(None);
+    };
+    let time = humantime::parse_duration(&text).ok();
+    match time.filter(|time| (Duration::from_millis(1)..=LONGEST_TIMEOUT).contains(time)) {
+        Some(time) => Ok(Some(time)),
+        None => Err(error(format!(
+            "`{place}{key}` is `{text}`; write a time up to an hour, such as `10s`"
+        ))),
+    }
+}
+
 fn nothing_else(entry: &Map<String, Value>, place: &str, known: &str) -> Result<(), ConfigError> {
     match entry.keys().next() {
         None => Ok(()),
@@ -236,6 +264,7 @@ mod tests {
         assert_eq!(settings.rules.len(), 1);
         assert_eq!((settings.header.as_str(), settings.pass), ("authorization", false));
         assert_eq!((settings.timeout, settings.claims_challenge), (DEFAULT_TIMEOUT, true));
+        assert_eq!(settings.outbound, Outbound::Host);
         assert!(settings.environment.is_empty());
     }
 
@@ -252,6 +281,19 @@ mod tests {
         assert_eq!(rule.request.identity, Identity::ClientId("x".to_owned()));
         assert_eq!((settings.pass, settings.timeout), (true, Duration::from_secs(1)));
         assert_eq!(settings.environment["IDENTITY_ENDPOINT"], "http://127.0.0.1/");
+    }
+
+    #[test]
+    fn the_endpoint_is_asked_by_the_host_or_through_a_cluster() {
+        let second = Duration::from_secs(1);
+        for (text, timeout) in [
+            (r#"{"outbound":{"cluster":"c"}}"#, None),
+            (r#"{"outbound":{"cluster":"c","timeout":"1s"}}"#, Some(second)),
+        ] {
+            let name = "c".to_owned();
+            let settings = Settings::parse(text.as_bytes()).unwrap();
+            assert_eq!(settings.outbound, Outbound::Cluster { name, timeout });
+        }
     }
 
     #[test]
@@ -283,7 +325,18 @@ mod tests {
             (r#"{"timeout":"0s"}"#, "`timeout` is `0s`"),
             (r#"{"timeout":"2h"}"#, "`timeout` is `2h`"),
             (r#"{"claims-challenge":1}"#, "`claims-challenge`"),
-            (r#"{"outbound":"x"}"#, "`outbound`"),
+            (r#"{"outbound":"x"}"#, "`outbound` is neither"),
+            (r#"{"outbound":{}}"#, "`outbound.cluster` is missing"),
+            (r#"{"outbound":{"cluster":""}}"#, "`outbound.cluster` is missing"),
+            (r#"{"outbound":{"cluster":1}}"#, "`outbound.cluster` is not text"),
+            (
+                r#"{"outbound":{"cluster":"c","timeout":"0s"}}"#,
+                "`outbound.timeout` is `0s`",
+            ),
+            (
+                r#"{"outbound":{"cluster":"c","host":"h"}}"#,
+                "`outbound.host` is no key",
+            ),
             (r#"{"environment":{"A":1}}"#, "`environment.A`"),
         ] {
             let message = Settings::parse(text.as_bytes()).err().unwrap().to_string();

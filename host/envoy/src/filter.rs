@@ -33,7 +33,9 @@ impl Config {
         let settings = Settings::parse(text).map_err(|error| error.to_string())?;
         let shared = match only_check {
             true => None,
-            false => Some(brokers::shared(&settings.environment).map_err(|error| error.to_string())?),
+            false => {
+                Some(brokers::shared(&settings.environment, &settings.outbound).map_err(|error| error.to_string())?)
+            }
         };
         let counter = |name: &str| handle.define_counter(&format!("managed_identity.{name}"));
         let counters = Counters {

@@ -10,12 +10,14 @@
 //! | `config` | the filter's configuration |
 //! | `rule` | which request gets which token |
 //! | `brokers` | the brokers of this process, usually one |
+//! | `callouts` | requests to the identity endpoint through a cluster of Envoy |
 //! | `filter` | what happens to a request |
 //!
 //! It is loaded by Envoy, and has no interface for Rust.
 
 mod abi;
 mod brokers;
+mod callouts;
 mod config;
 mod filter;
 mod rule;

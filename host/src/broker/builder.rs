@@ -4,7 +4,8 @@ use super::Broker;
 use super::hits::Hits;
 use super::probe::Credential;
 use crate::outbound::{
-    Endpoint, EndpointError, EndpointPolicy, Outbound, OutboundConfig, RequestLimits, RootCertificates, TrustError,
+    Endpoint, EndpointError, EndpointPolicy, Outbound, OutboundConfig, RequestLimits, RootCertificates, Transport,
+    TrustError,
 };
 use crate::provider::{self, EMBEDDED_0_2, EMBEDDED_0_3, Provider, ProviderError, Surroundings, Trusted, WasiVersion};
 use crate::provision::{Provision, has_arc_agent};
@@ -30,6 +31,7 @@ pub struct BrokerBuilder {
     arc_agent: Option<bool>,
     arc_directory: Option<PathBuf>,
     outbound: OutboundConfig,
+    transport: Option<Arc<dyn Transport>>,
     request_limits: Option<RequestLimits>,
     compilation_cache: Option<PathBuf>,
     memory_limit: usize,
@@ -45,6 +47,7 @@ impl BrokerBuilder {
             arc_agent: None,
             arc_directory: None,
             outbound: OutboundConfig::default(),
+            transport: None,
             request_limits: None,
             compilation_cache: default_compilation_cache(),
             memory_limit: DEFAULT_MEMORY_LIMIT,
@@ -147,6 +150,18 @@ impl BrokerBuilder {
         self
     }
 
+    /// Sends the provider's requests by this transport instead of connections of the host's own. The limits that
+    /// [`outbound`](Self::outbound) sets hold all the same, as far as they are not about connections; by what a server is
+    /// known is the transport's affair, [`root_certificates`](Self::root_certificates) included.
+    ///
+    /// Sources whose endpoint has a certificate, an authority or a server name of its own (Service Fabric, identity bindings
+    /// of Kubernetes) cannot be asked in this way: their requests fail as `not-configured`.
+    #[must_use]
+    pub fn transport(mut self, transport: Arc<dyn Transport>) -> Self {
+        self.transport = Some(transport);
+        self
+    }
+
     /// Asks the endpoint that the environment names so often and no oftener, all brokers of this process together. Without
     /// it, the metadata service at its well-known address is asked as often as it documents, and others without limit.
     #[must_use]
@@ -202,7 +217,10 @@ impl BrokerBuilder {
         });
         let policy = EndpointPolicy::from_iter(endpoint.into_iter().chain(self.granted))
             .with_root_certificates(self.root_certificates);
-        let outbound = Outbound::new(policy, self.outbound);
+        let outbound = match self.transport {
+            Some(transport) => Outbound::with_transport(policy, self.outbound, transport),
+            None => Outbound::new(policy, self.outbound),
+        };
         let compiled = provider::compile(&self.provider, self.compilation_cache.as_deref())?;
         let hits = Arc::new(Hits::default());
         let surroundings = Surroundings {

@@ -113,7 +113,7 @@ fn origin(endpoint: &str) -> Option<Origin> {
 fn failed(error: &OutboundError) -> Error {
     let cause = match error {
         OutboundError::Denied(_) => Cause::Denied,
-        OutboundError::Authority { .. } => Cause::NotConfigured,
+        OutboundError::Authority { .. } | OutboundError::NotForTransport { .. } => Cause::NotConfigured,
         OutboundError::Certificate { .. } | OutboundError::TlsAlert { .. } | OutboundError::NotTls { .. } => {
             Cause::EndpointIntercepted
         }

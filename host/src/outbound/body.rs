@@ -4,6 +4,7 @@ use super::error::OutboundError;
 use super::origin::Origin;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
+use http_body_util::Full;
 use hyper::body::Incoming;
 use std::fmt;
 use std::pin::Pin;
@@ -17,7 +18,7 @@ use tokio::time::{Sleep, sleep};
 /// It ends with an error when it has too many bytes, when nothing comes for too long, and when the exchange as a whole
 /// takes too long. The connection is then closed, as it is when the body is dropped before its end.
 pub struct LimitedBody {
-    incoming: Option<Incoming>,
+    arriving: Option<Arriving>,
     /// The places among the requests under way, given back with the connection.
     places: [Option<OwnedSemaphorePermit>; 2],
     limits: BodyLimits,
@@ -26,6 +27,35 @@ pub struct LimitedBody {
     deadline: Pin<Box<Sleep>>,
     /// Runs only while the reader waits, so that a slow reader is not taken for a slow endpoint.
     waiting: Option<Pin<Box<Sleep>>>,
+}
+
+/// A body that comes piece by piece over a connection, or came whole by a [`Transport`](super::Transport).
+pub(super) enum Arriving {
+    Incoming(Incoming),
+    Whole(Full<Bytes>),
+}
+
+impl Arriving {
+    fn poll_frame(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match self {
+            Self::Incoming(body) => Pin::new(body).poll_frame(context),
+            Self::Whole(body) => Pin::new(body).poll_frame(context).map_err(|never| match never {}),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Incoming(body) => body.is_end_stream(),
+            Self::Whole(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Incoming(body) => body.size_hint(),
+            Self::Whole(body) => body.size_hint(),
+        }
+    }
 }
 
 /// What a [`LimitedBody`] is limited to, and what its errors name.
@@ -42,12 +72,12 @@ pub(super) struct BodyLimits {
 impl LimitedBody {
     /// Fails at once if the reply declares more than it may have. `deadline` began with the exchange.
     pub(super) fn new(
-        incoming: Incoming,
+        arriving: Arriving,
         limits: BodyLimits,
         deadline: Pin<Box<Sleep>>,
         places: [Option<OwnedSemaphorePermit>; 2],
     ) -> Result<Self, OutboundError> {
-        if incoming.size_hint().lower() > limits.bytes {
+        if arriving.size_hint().lower() > limits.bytes {
             return Err(OutboundError::BodyTooLarge {
                 origin: limits.origin,
                 limit: limits.bytes,
@@ -55,7 +85,7 @@ impl LimitedBody {
         }
         let remaining = limits.bytes;
         Ok(Self {
-            incoming: Some(incoming),
+            arriving: Some(arriving),
             places,
             limits,
             remaining,
@@ -74,7 +104,7 @@ impl Body for LimitedBody {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, OutboundError>>> {
         let this = self.get_mut();
-        let Some(incoming) = &mut this.incoming else {
+        let Some(arriving) = &mut this.arriving else {
             return Poll::Ready(None);
         };
         let limits = &this.limits;
@@ -85,7 +115,7 @@ impl Body for LimitedBody {
                 after: limits.exchange,
             }
         } else {
-            match Pin::new(incoming).poll_frame(context) {
+            match arriving.poll_frame(context) {
                 Poll::Ready(Some(Ok(frame))) => {
                     this.waiting = None;
                     let bytes = frame.data_ref().map_or(0, Bytes::len);
@@ -107,8 +137,7 @@ impl Body for LimitedBody {
                     OutboundError::in_reply(&limits.origin, &error, limits.head_bytes, limits.head_fields)
                 }
                 Poll::Ready(None) => {
-                    this.incoming = None;
-                    this.places = [None, None];
+                    this.arriving = None;
                     this.places = [None, None];
                     return Poll::Ready(None);
                 }
@@ -125,19 +154,19 @@ impl Body for LimitedBody {
             }
         };
         tracing::debug!(target: super::client::LOG_TARGET, %error, "the reply failed");
-        this.incoming = None;
+        this.arriving = None;
         this.places = [None, None];
         Poll::Ready(Some(Err(error)))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.incoming.as_ref().is_none_or(Body::is_end_stream)
+        self.arriving.as_ref().is_none_or(Arriving::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.incoming
+        self.arriving
             .as_ref()
-            .map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+            .map_or_else(|| SizeHint::with_exact(0), Arriving::size_hint)
     }
 }
 
@@ -190,7 +219,7 @@ mod tests {
             head_bytes: 8192,
             head_fields: 64,
         };
-        LimitedBody::new(response.into_body(), limits, deadline, [None, None]).unwrap()
+        LimitedBody::new(Arriving::Incoming(response.into_body()), limits, deadline, [None, None]).unwrap()
     }
 
     #[tokio::test(start_paused = true)]

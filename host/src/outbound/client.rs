@@ -8,6 +8,7 @@ use super::exchange::{Exchanger, read_request_body};
 use super::origin::Origin;
 use super::pace::Pace;
 use super::policy::{Destinations, EndpointPolicy};
+use super::transport::Transport;
 use bytes::Bytes;
 use http::{HeaderName, Request, Response, header};
 use http_body::Body;
@@ -95,12 +96,28 @@ impl Outbound {
     }
 
     pub(super) fn with_resolver(policy: EndpointPolicy, config: OutboundConfig, resolver: Arc<dyn Resolve>) -> Self {
+        Self::made(policy, |destinations| Exchanger::new(destinations, config, resolver))
+    }
+
+    /// A client whose permitted requests go by this transport.
+    pub(crate) fn with_transport(
+        policy: EndpointPolicy,
+        config: OutboundConfig,
+        transport: Arc<dyn Transport>,
+    ) -> Self {
+        let resolver = Arc::new(SystemResolver::default());
+        Self::made(policy, |destinations| {
+            Exchanger::new(destinations, config, resolver).with_transport(transport)
+        })
+    }
+
+    fn made(policy: EndpointPolicy, exchanger: impl FnOnce(Arc<dyn Destinations>) -> Exchanger) -> Self {
         let policy = Arc::new(policy);
         let destinations: Arc<dyn Destinations> = policy.clone();
         Self {
             shared: Arc::new(Shared {
                 policy,
-                exchanger: Exchanger::new(destinations, config, resolver),
+                exchanger: exchanger(destinations),
                 last_denial: Mutex::new(None),
                 last_tls_failure: Mutex::new(None),
             }),
@@ -123,8 +140,9 @@ impl Outbound {
             .clone()
     }
 
-    /// Why the latest request was not sent because of TLS, unless another one, of any clone, has been since. A component is
-    /// told no more than that there is something wrong with a certificate.
+    /// Why the latest request was not sent because of TLS or a [transport](super::Transport), unless another one, of any
+    /// clone, has been since. A component is told no more than that there is something wrong with a certificate, or that
+    /// nobody is reached.
     #[must_use]
     pub fn last_tls_failure(&self) -> Option<String> {
         self.tls_failure().clone()
@@ -169,7 +187,7 @@ impl Outbound {
                 *self.shared.last_denial.lock().unwrap_or_else(PoisonError::into_inner) = Some(denial.clone());
             }
             Err(error) => {
-                *self.tls_failure() = error.is_of_tls().then(|| error.to_string());
+                *self.tls_failure() = error.is_told_in_part().then(|| error.to_string());
                 tracing::debug!(target: LOG_TARGET, %error, "request failed");
             }
         }
@@ -177,7 +195,8 @@ impl Outbound {
     }
 
     /// Connects to the endpoint at `origin`, as [`send`](Self::send) does, and sends nothing: on `https`, its server has
-    /// proved to be the right one when this succeeds. The connection is closed.
+    /// proved to be the right one when this succeeds. The connection is closed. Where a transport would carry the request,
+    /// nobody is connected to.
     ///
     /// # Errors
     /// If the policy does not permit it, or there is no connection.

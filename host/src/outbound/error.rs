@@ -5,6 +5,7 @@ use super::denial::Denial;
 use super::metered::TOO_MUCH;
 use super::origin::Origin;
 use super::tls::{CertificateFault, TlsFault, tls_error};
+use super::transport::TransportError;
 use std::error::Error as StdError;
 use std::io;
 use std::net::SocketAddr;
@@ -65,6 +66,23 @@ pub enum OutboundError {
         /// The endpoint.
         origin: Origin,
         /// What cannot be read, and why.
+        reason: String,
+    },
+    /// What the server has to be known by, only the host's own client looks at. Nothing was sent to it.
+    #[error(
+        "The server at {origin} is known by a certificate or a name of its own, which only the host's own client checks. \
+         Leave out the transport for this source; in Envoy, write `\"outbound\": \"host\"`."
+    )]
+    NotForTransport {
+        /// The endpoint.
+        origin: Origin,
+    },
+    /// The [transport](super::Transport) does not reach the endpoint.
+    #[error("{origin} is not reached by the transport that is configured: {reason}.")]
+    NotCarried {
+        /// The endpoint.
+        origin: Origin,
+        /// What the transport says.
         reason: String,
     },
     /// The server breaks off because of something in the handshake.
@@ -231,11 +249,27 @@ impl OutboundError {
         }
     }
 
-    /// Whether TLS is what failed, which the component can only be told in part.
-    pub(super) fn is_of_tls(&self) -> bool {
+    /// What a transport's error stands for. `limit` is what the body of a reply may have.
+    pub(super) fn in_transport(origin: &Origin, error: TransportError, limit: u64) -> Self {
+        let origin = origin.clone();
+        match error {
+            TransportError::Unreachable(reason) => Self::NotCarried { origin, reason },
+            TransportError::TooSlow(after) => Self::NoReply { origin, after },
+            TransportError::TooLarge => Self::BodyTooLarge { origin, limit },
+            TransportError::BrokenOff => Self::BrokenOff { origin },
+        }
+    }
+
+    /// Whether it is of TLS or of a transport: these the component can only be told in part.
+    pub(super) fn is_told_in_part(&self) -> bool {
         matches!(
             self,
-            Self::Certificate { .. } | Self::Authority { .. } | Self::TlsAlert { .. } | Self::NotTls { .. }
+            Self::Certificate { .. }
+                | Self::Authority { .. }
+                | Self::NotForTransport { .. }
+                | Self::NotCarried { .. }
+                | Self::TlsAlert { .. }
+                | Self::NotTls { .. }
         )
     }
 }
@@ -271,7 +305,8 @@ impl From<OutboundError> for wasmtime_wasi_http::Error {
             },
             OutboundError::ConnectTimeout { .. } => Self::ConnectionTimeout,
             OutboundError::Certificate { .. } => Self::TlsCertificateError,
-            OutboundError::Authority { .. } => Self::ConfigurationError,
+            OutboundError::Authority { .. } | OutboundError::NotForTransport { .. } => Self::ConfigurationError,
+            OutboundError::NotCarried { .. } => Self::DestinationUnavailable,
             OutboundError::TlsAlert { code, name, .. } => Self::TlsAlertReceived {
                 alert_id: Some(code),
                 alert_message: Some(name),

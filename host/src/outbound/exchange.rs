@@ -1,7 +1,7 @@
 //! Sends requests whose target was checked, and limits what comes back.
 
 use super::address::Reach;
-use super::body::{BodyLimits, LimitedBody};
+use super::body::{Arriving, BodyLimits, LimitedBody};
 use super::client::OutboundConfig;
 use super::connector::{ConnectFault, Connector, Resolve};
 use super::denial::{Denial, DenialReason};
@@ -9,11 +9,11 @@ use super::error::{BoxError, OutboundError, cause};
 use super::origin::Origin;
 use super::pace::Pace;
 use super::policy::{Destinations, Target};
+use super::transport::{Transport, carries};
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Response, StatusCode, Version, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use http_body::Body;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
-use hyper::body::Incoming;
 use hyper_util::client::legacy::connect::capture_connection;
 use hyper_util::client::legacy::{self, Client};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
@@ -21,7 +21,7 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
-use tokio::time::{Sleep, sleep, timeout};
+use tokio::time::{Instant, Sleep, sleep, timeout};
 use wasmtime_wasi_http::RequestOptions;
 
 /// The smallest buffer that hyper accepts for the head of a reply, in bytes.
@@ -39,6 +39,8 @@ pub(super) struct Exchanger {
     config: OutboundConfig,
     client: Client<Connector, Full<Bytes>>,
     connector: Connector,
+    /// What requests go by instead.
+    transport: Option<Arc<dyn Transport>>,
     places: Arc<Semaphore>,
 }
 
@@ -70,8 +72,15 @@ impl Exchanger {
             config,
             client,
             connector,
+            transport: None,
             places,
         }
+    }
+
+    /// The same for requests that go by this transport.
+    pub(super) fn with_transport(mut self, transport: Arc<dyn Transport>) -> Self {
+        self.transport = Some(transport);
+        self
     }
 
     /// The limits, as far as they can be kept.
@@ -98,6 +107,7 @@ impl Exchanger {
     ) -> Result<Response<LimitedBody>, OutboundError> {
         let config = &self.config;
         let places = Arc::clone(&self.places);
+        let over = deadline.deadline();
         let exchange = async {
             // The semaphore is never closed, so that there is always a place in the end.
             let place = places.acquire_owned().await.ok();
@@ -105,10 +115,10 @@ impl Exchanger {
                 Some(pace) => pace.turn().await,
                 None => None,
             };
-            let response = self.exchange(target, fields, body, times).await?;
+            let response = self.exchange(target, fields, body, times, over).await?;
             Ok::<_, OutboundError>((response.into_parts(), [place, turn]))
         };
-        let ((mut head, incoming), place) = tokio::select! {
+        let ((mut head, arriving), place) = tokio::select! {
             biased;
             exchanged = exchange => exchanged?,
             () = &mut deadline => {
@@ -135,40 +145,52 @@ impl Exchanger {
         };
         Ok(Response::from_parts(
             head,
-            LimitedBody::new(incoming, limits, deadline, place)?,
+            LimitedBody::new(arriving, limits, deadline, place)?,
         ))
     }
 
-    /// Sends a request that consists of the checked target, the component's other fields, and a whole body.
+    /// Sends a request that consists of the checked target, the component's other fields, and a whole body. All of it has
+    /// to be `over` by then.
     async fn exchange(
         &self,
         target: &Target,
         mut fields: HeaderMap,
         body: Bytes,
         times: &Times,
-    ) -> Result<Response<Incoming>, OutboundError> {
+        over: Instant,
+    ) -> Result<Response<Arriving>, OutboundError> {
         // What the body's length is, hyper knows.
         fields.remove(header::CONTENT_LENGTH);
         fields.insert(header::HOST, target.host().clone());
-        let mut request = Request::new(Full::new(body));
+        let mut request = Request::new(body);
         *request.method_mut() = target.method().clone();
         *request.uri_mut() = target.uri().clone();
         *request.version_mut() = Version::HTTP_11;
         *request.headers_mut() = fields;
 
+        if let Some(transport) = &self.transport {
+            let time = times.connect.saturating_add(times.first_byte);
+            let time = time.min(over.saturating_duration_since(Instant::now()));
+            return self.carry(&**transport, target, request, time).await;
+        }
+        let mut request = request.map(Full::new);
         let mut connection = capture_connection(&mut request);
         let mut response = pin!(self.client.request(request));
         let origin = || target.origin().clone();
         tokio::select! {
             biased;
-            response = &mut response => return response.map_err(|error| self.explain(target, &error)),
+            response = &mut response => {
+                let response = response.map_err(|error| self.explain(target, &error))?;
+                return Ok(response.map(Arriving::Incoming));
+            }
             _ = connection.wait_for_connection_metadata() => {}
             () = sleep(times.connect) => {
                 return Err(OutboundError::ConnectTimeout { origin: origin(), after: times.connect });
             }
         }
         match timeout(times.first_byte, response).await {
-            Ok(response) => response.map_err(|error| self.explain(target, &error)),
+            Ok(Ok(response)) => Ok(response.map(Arriving::Incoming)),
+            Ok(Err(error)) => Err(self.explain(target, &error)),
             Err(_) => Err(OutboundError::NoReply {
                 origin: origin(),
                 after: times.first_byte,
@@ -176,8 +198,58 @@ impl Exchanger {
         }
     }
 
-    /// Connects as for a request, and closes the connection.
+    /// Has the transport send a request, whose reply comes whole.
+    async fn carry(
+        &self,
+        transport: &dyn Transport,
+        target: &Target,
+        mut request: Request<Bytes>,
+        time: Duration,
+    ) -> Result<Response<Arriving>, OutboundError> {
+        let origin = target.origin();
+        self.check_carried(origin)?;
+        if !request.body().is_empty() {
+            let length = HeaderValue::from(request.body().len());
+            request.headers_mut().insert(header::CONTENT_LENGTH, length);
+        }
+        let config = &self.config;
+        let response = match timeout(time, transport.carry(request, time)).await {
+            Ok(carried) => {
+                carried.map_err(|error| OutboundError::in_transport(origin, error, config.response_body_limit))?
+            }
+            Err(_) => {
+                let origin = origin.clone();
+                return Err(OutboundError::NoReply { origin, after: time });
+            }
+        };
+        let fields = response.headers();
+        let bytes: usize = fields
+            .iter()
+            .map(|(name, value)| name.as_str().len() + value.len())
+            .sum();
+        if bytes > config.response_head_limit || fields.len() > config.response_field_limit {
+            return Err(OutboundError::HeadTooLarge {
+                origin: origin.clone(),
+                bytes: config.response_head_limit,
+                fields: config.response_field_limit,
+            });
+        }
+        Ok(response.map(|body| Arriving::Whole(Full::new(body))))
+    }
+
+    /// Whether the server of `origin` needs no more of a transport than any can do.
+    fn check_carried(&self, origin: &Origin) -> Result<(), OutboundError> {
+        match carries(self.destinations.trust(origin)) {
+            true => Ok(()),
+            false => Err(OutboundError::NotForTransport { origin: origin.clone() }),
+        }
+    }
+
+    /// Connects as for a request, and closes the connection. What a transport connects to, it knows itself.
     pub(super) async fn connect(&self, origin: &Origin) -> Result<(), OutboundError> {
+        if self.transport.is_some() {
+            return self.check_carried(origin);
+        }
         let connected = self.connector.clone().connect(origin).await;
         let denied = |reason| {
             // What is asked there, if anything is, is a request of this kind.

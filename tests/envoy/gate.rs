@@ -1,0 +1,84 @@
+//! A way to a server that can be held up.
+
+use std::io;
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread;
+use std::time::Duration;
+
+/// When to give up waiting for somebody to come.
+const DEADLINE: Duration = Duration::from_secs(20);
+
+/// Takes connections, and leads them to a server as long as it is open. It begins shut: those who come wait.
+pub(crate) struct Gate {
+    address: SocketAddr,
+    state: Arc<(Mutex<State>, Condvar)>,
+}
+
+#[derive(Default)]
+struct State {
+    is_open: bool,
+    came: usize,
+}
+
+impl Gate {
+    pub(crate) fn to(server: SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let state = Arc::<(Mutex<State>, Condvar)>::default();
+        let shared = Arc::clone(&state);
+        // Both kinds of threads end with the test's process.
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                let (stream, shared) = (stream.unwrap(), Arc::clone(&shared));
+                thread::spawn(move || {
+                    let (state, changed) = &*shared;
+                    let mut state = state.lock().unwrap();
+                    state.came += 1;
+                    changed.notify_all();
+                    drop(changed.wait_while(state, |state| !state.is_open).unwrap());
+                    lead(&stream, server);
+                });
+            }
+        });
+        Self { address, state }
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.address.port()
+    }
+
+    /// How many have come.
+    pub(crate) fn came(&self) -> usize {
+        self.state.0.lock().unwrap().came
+    }
+
+    /// Returns when so many have come.
+    #[track_caller]
+    pub(crate) fn wait_for(&self, number: usize) {
+        let (state, changed) = &*self.state;
+        let state = state.lock().unwrap();
+        let (state, waited) = changed
+            .wait_timeout_while(state, DEADLINE, |state| state.came < number)
+            .unwrap();
+        assert!(!waited.timed_out(), "{} of {number} have come", state.came);
+    }
+
+    pub(crate) fn open(&self) {
+        self.state.0.lock().unwrap().is_open = true;
+        self.state.1.notify_all();
+    }
+}
+
+fn lead(client: &TcpStream, server: SocketAddr) {
+    let Ok(server) = TcpStream::connect(server) else { return };
+    let carry = |mut from: &TcpStream, mut to: &TcpStream| {
+        // Either side may leave at any time.
+        let _ = io::copy(&mut from, &mut to);
+        let _ = to.shutdown(Shutdown::Write);
+    };
+    thread::scope(|scope| {
+        scope.spawn(|| carry(client, &server));
+        carry(&server, client);
+    });
+}

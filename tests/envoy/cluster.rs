@@ -242,7 +242,7 @@ fn what_an_old_configuration_asked_is_asked_again_by_the_new_one() {
     assert!(before.join().unwrap().is_none_or(|(status, _)| status != 200));
     let after = thread::spawn(move || request(address, SECRET, &[FORGED]));
     assert!(platform.requests().is_empty());
-    gate.open();
+    gate.open_from(2);
     let (status, reply) = after.join().unwrap().unwrap();
     assert_eq!(status, 200, "{reply}");
     assert_eq!((gate.came(), platform.requests().len()), (2, 1));

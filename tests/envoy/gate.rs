@@ -17,7 +17,8 @@ pub(crate) struct Gate {
 
 #[derive(Default)]
 struct State {
-    is_open: bool,
+    /// From which of them on they are led; none as long as it is shut.
+    open_from: Option<usize>,
     came: usize,
 }
 
@@ -35,9 +36,14 @@ impl Gate {
                     let (state, changed) = &*shared;
                     let mut state = state.lock().unwrap();
                     state.came += 1;
+                    let number = state.came;
                     changed.notify_all();
-                    drop(changed.wait_while(state, |state| !state.is_open).unwrap());
-                    lead(&stream, server);
+                    let state = changed.wait_while(state, |state| state.open_from.is_none()).unwrap();
+                    let is_led = state.open_from.is_some_and(|first| first <= number);
+                    drop(state);
+                    if is_led {
+                        lead(&stream, server);
+                    }
                 });
             }
         });
@@ -65,7 +71,12 @@ impl Gate {
     }
 
     pub(crate) fn open(&self) {
-        self.state.0.lock().unwrap().is_open = true;
+        self.open_from(1);
+    }
+
+    /// Leads who came as this one and later. Those before have left, and what they brought is not passed on.
+    pub(crate) fn open_from(&self, number: usize) {
+        self.state.0.lock().unwrap().open_from = Some(number);
         self.state.1.notify_all();
     }
 }

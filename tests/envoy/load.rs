@@ -381,7 +381,12 @@ fn the_module_survives_reloads_under_load() {
     });
     let wrong = tally.wrong.lock().unwrap();
     assert!(wrong.is_empty(), "{wrong:?}: {}", envoy.log());
-    assert_eq!(tally.broken.load(Ordering::SeqCst), 0, "connections broke: {}", envoy.log());
+    assert_eq!(
+        tally.broken.load(Ordering::SeqCst),
+        0,
+        "connections broke: {}",
+        envoy.log()
+    );
     // All of them had one broker.
     let (asked, tokens) = (platform.requests().len(), vault.tokens());
     assert!(asked <= tokens + 1, "{asked} requests for {tokens} tokens");

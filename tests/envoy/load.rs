@@ -91,11 +91,9 @@ impl Client {
                 BufReader::new(stream)
             }
         };
-        write!(
-            connection.get_mut(),
-            "GET {SECRET} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer forged\r\n\r\n"
-        )
-        .ok()?;
+        // In one piece: the second of two would wait for the other side's word on the first.
+        let request = format!("GET {SECRET} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer forged\r\n\r\n");
+        connection.get_mut().write_all(request.as_bytes()).ok()?;
         let (mut status, mut length, mut is_kept) = (None, 0, true);
         loop {
             let mut line = String::new();

@@ -43,17 +43,20 @@ fn main() -> Outcome<()> {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Way {
     NoFilter,
+    /// No filter either: Envoy adds a constant as long as a token, for what those bytes cost by themselves.
+    Constant,
     Module,
     ExtAuthz,
     Sds,
 }
 
 impl Way {
-    const ALL: [Self; 4] = [Self::NoFilter, Self::Module, Self::ExtAuthz, Self::Sds];
+    const ALL: [Self; 5] = [Self::NoFilter, Self::Constant, Self::Module, Self::ExtAuthz, Self::Sds];
 
     fn name(self) -> &'static str {
         match self {
             Self::NoFilter => "no filter",
+            Self::Constant => "a constant as long",
             Self::Module => "dynamic module",
             Self::ExtAuthz => "ext_authz gRPC",
             Self::Sds => "SDS",
@@ -64,7 +67,7 @@ impl Way {
     fn filter(self) -> Option<Value> {
         let broker = json!({"envoy_grpc": {"cluster_name": "managed-identity"}});
         let (name, config) = match self {
-            Self::NoFilter => return None,
+            Self::NoFilter | Self::Constant => return None,
             Self::Module => (
                 "managed-identity",
                 json!({
@@ -116,7 +119,7 @@ impl Way {
     /// The configuration of the broker beside Envoy.
     fn broker(self, socket: &str) -> Option<String> {
         let (protocol, secret) = match self {
-            Self::NoFilter | Self::Module => return None,
+            Self::NoFilter | Self::Constant | Self::Module => return None,
             Self::ExtAuthz => ("envoy-ext-authz", ""),
             Self::Sds => (
                 "envoy-sds",
@@ -139,7 +142,13 @@ struct Measured {
 }
 
 impl Measured {
-    fn start(way: Way, folder: &Path, upstream: SocketAddr, environment: &[(String, String)]) -> Outcome<Self> {
+    fn start(
+        way: Way,
+        folder: &Path,
+        upstream: SocketAddr,
+        environment: &[(String, String)],
+        token: usize,
+    ) -> Outcome<Self> {
         let folder = folder.join(way.name().replace(' ', "-"));
         fs::create_dir_all(&folder)?;
         let socket = folder.join("s").to_string_lossy().into_owned();
@@ -153,7 +162,7 @@ impl Measured {
                 Some(Program::start(&mut serve)?)
             }
         };
-        let envoy = Envoy::start(&folder, &configuration(way, upstream, &socket), environment)?;
+        let envoy = Envoy::start(&folder, &configuration(way, upstream, &socket, token), environment)?;
         let measured = Self {
             way,
             envoy,
@@ -238,7 +247,7 @@ impl Drop for Envoy {
     }
 }
 
-fn configuration(way: Way, upstream: SocketAddr, socket: &str) -> Value {
+fn configuration(way: Way, upstream: SocketAddr, socket: &str, token: usize) -> Value {
     let loopback = |port: u16| json!({"socket_address": {"address": "127.0.0.1", "port_value": port}});
     let at = |name: &str, address: Value| {
         let endpoint = json!({"endpoint": {"address": address}});
@@ -255,6 +264,10 @@ fn configuration(way: Way, upstream: SocketAddr, socket: &str) -> Value {
             "@type": format!("{TYPES}.filters.http.ext_authz.v3.ExtAuthzPerRoute"),
             "check_settings": {"context_extensions": {"audience": AUDIENCE}},
         }});
+    }
+    if way == Way::Constant {
+        let value = format!("Bearer {}", "x".repeat(token));
+        route["request_headers_to_add"] = json!([{"header": {"key": "authorization", "value": value}}]);
     }
     let mut clusters = vec![json!({
         "name": "upstream",
@@ -329,11 +342,17 @@ fn run(rounds: usize, seconds: u64) -> Outcome<()> {
         .collect();
     let upstream = Program::start(Command::new(std::env::current_exe()?).arg("bare"))?;
     let upstream = upstream.listening().map(|address| (address, upstream))?;
+    let mut asking = managed_identity(&["token", "--resource", AUDIENCE]);
+    let token = asking.envs(environment.iter().cloned()).output()?;
+    if !token.status.success() {
+        return Err(String::from_utf8_lossy(&token.stderr).into());
+    }
+    let token = token.stdout.trim_ascii().len();
     // Short, because those of sockets have to be.
     let folder = std::env::temp_dir().join(format!("mi-load-{}", std::process::id()));
     let all = Way::ALL.iter();
     let mut all: Vec<Measured> = all
-        .map(|way| Measured::start(*way, &folder, upstream.0, &environment))
+        .map(|way| Measured::start(*way, &folder, upstream.0, &environment, token))
         .collect::<Outcome<_>>()?;
     // The first load warms up.
     for measured in &mut all {
@@ -350,7 +369,7 @@ fn run(rounds: usize, seconds: u64) -> Outcome<()> {
     }
     all.sort_by_key(|measured| Way::ALL.iter().position(|way| *way == measured.way));
     let rows = rows(&all)?;
-    let table = table(&rows, rounds, seconds);
+    let table = table(&rows, token, rounds, seconds);
     println!("\n{table}");
     let bench = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).with_file_name("bench");
     fs::create_dir_all(&bench)?;
@@ -424,10 +443,10 @@ fn milliseconds(text: &str) -> Outcome<f64> {
     Err(format!("wrk said {text:?} for a time").into())
 }
 
-fn table(rows: &[Row], rounds: usize, seconds: u64) -> String {
+fn table(rows: &[Row], token: usize, rounds: usize, seconds: u64) -> String {
     let mut text = format!(
-        "Envoy 1.40 with one worker, {} connections of wrk, all on the same processors. Medians of {rounds} interleaved \
-         rounds of {seconds} s.\n\n\
+        "Envoy 1.40 with one worker, {} connections of wrk, all on the same processors. A token has {token} bytes. Medians \
+         of {rounds} interleaved rounds of {seconds} s.\n\n\
          | | requests/s | of no filter | p50 | p99 | p99 to no filter | RSS of Envoy | of the broker | errors |\n\
          |---|---|---|---|---|---|---|---|---|\n",
         load::CONNECTIONS
@@ -465,11 +484,11 @@ fn plot(rows: &[Row]) -> Outcome<String> {
         let (top, width) = (30 + 30 * index, WIDTH * row.requests / most);
         writeln!(
             svg,
-            "<text x=\"10\" y=\"{y}\">{name}</text><rect x=\"130\" y=\"{top}\" width=\"{width:.0}\" height=\"20\" \
+            "<text x=\"10\" y=\"{y}\">{name}</text><rect x=\"140\" y=\"{top}\" width=\"{width:.0}\" height=\"20\" \
              fill=\"#3b6ea5\"/><text x=\"{end:.0}\" y=\"{y}\">{requests:.0}/s, {p99:.2} ms</text>",
             y = top + 15,
             name = row.name,
-            end = 136.0 + width,
+            end = 146.0 + width,
             requests = row.requests,
             p99 = row.p99,
         )?;

@@ -33,10 +33,9 @@ pub(crate) fn bare() -> Outcome<()> {
             tokio::spawn(async move {
                 let answer = service_fn(|request: Request<Incoming>| {
                     let mut response = Response::new(Full::new(reply.clone()));
-                    if request.headers().contains_key(header::AUTHORIZATION) {
-                        let yes = HeaderValue::from_static("yes");
-                        response.headers_mut().insert("x-authorized", yes);
-                    }
+                    let is_authorized = request.headers().contains_key(header::AUTHORIZATION);
+                    let said = HeaderValue::from_static(if is_authorized { "yes" } else { "no" });
+                    response.headers_mut().insert("x-authorized", said);
                     async move { Ok::<_, Infallible>(response) }
                 });
                 let http = hyper::server::conn::http1::Builder::new();

@@ -1,6 +1,6 @@
 //! What a token costs a request through Envoy: `./x envoy-load`. wrk sends requests through the real Envoy, with one worker,
 //! to a bare hyper server: without a filter, and with each of the three ways to add a cached token. All run in one run, in
-//! rounds, on the same processors. The table and the plot are written to `target/bench`.
+//! rounds, each on the same processor. The table and the plot are written to `target/bench`.
 
 #![expect(clippy::print_stdout, reason = "a benchmark prints its results")]
 
@@ -133,16 +133,20 @@ impl Way {
     }
 }
 
-/// Envoy with one way, and the broker if there is one.
+/// One way, the broker if there is one, and what was measured.
 struct Measured {
     way: Way,
-    envoy: Envoy,
+    folder: PathBuf,
+    configuration: Value,
+    environment: Vec<(String, String)>,
     broker: Option<Program>,
     loads: Vec<Load>,
+    /// Resident memory of Envoy after each load, in KiB.
+    sizes: Vec<u64>,
 }
 
 impl Measured {
-    fn start(
+    fn new(
         way: Way,
         folder: &Path,
         upstream: SocketAddr,
@@ -162,28 +166,34 @@ impl Measured {
                 Some(Program::start(&mut serve)?)
             }
         };
-        let envoy = Envoy::start(&folder, &configuration(way, upstream, &socket, token), environment)?;
-        let measured = Self {
+        Ok(Self {
             way,
-            envoy,
+            folder,
+            configuration: configuration(way, upstream, &socket, token),
+            environment: environment.to_vec(),
             broker,
             loads: Vec::new(),
-        };
+            sizes: Vec::new(),
+        })
+    }
+
+    /// Each load is that of a new process, because one can be faster than its equal for as long as it lives.
+    fn measure(&mut self, seconds: u64) -> Outcome<()> {
+        let envoy = Envoy::start(&self.folder, &self.configuration, &self.environment)?;
         let begun = Instant::now();
-        let authorized = way != Way::NoFilter;
+        let authorized = self.way != Way::NoFilter;
         // Envoy knows where it will listen before it does, and may listen before a secret is there.
-        while ask(measured.envoy.listening).map(|reply| reply.contains("x-authorized: yes")) != Some(authorized) {
+        while ask(envoy.listening).map(|reply| reply.contains("x-authorized: yes")) != Some(authorized) {
             if begun.elapsed() > PATIENCE {
-                return Err(format!("{}: the upstream does not see what it should", way.name()).into());
+                return Err(format!("{}: the upstream does not see what it should", self.way.name()).into());
             }
             std::thread::sleep(Duration::from_millis(50));
         }
-        Ok(measured)
-    }
-
-    fn measure(&mut self, seconds: u64) -> Outcome<()> {
-        self.loads
-            .push(Load::run(&format!("http://{}/", self.envoy.listening), &[], seconds)?);
+        let address = format!("http://{}/", envoy.listening);
+        // The first load warms up.
+        Load::run(&address, &[], 1)?;
+        self.loads.push(Load::run(&address, &[], seconds)?);
+        self.sizes.push(size_of(envoy.child.id())?.0);
         Ok(())
     }
 }
@@ -201,7 +211,9 @@ impl Envoy {
         let executable = std::env::current_exe()?;
         let module = executable.parent().ok_or("the benchmark lies in no folder")?;
         let log = fs::File::create(folder.join("envoy.log"))?;
-        let child = Command::new(installed::envoy())
+        let child = Command::new("taskset")
+            .args(["--cpu-list", &ENVOYS.to_string()])
+            .arg(installed::envoy())
             .arg("--config-path")
             .arg(&file)
             .arg("--admin-address-path")
@@ -327,7 +339,28 @@ fn ask(address: SocketAddr) -> Option<String> {
     reply.starts_with("HTTP/1.1 200 ").then_some(reply)
 }
 
+/// Which processor Envoy has for itself, so that its own work is what is measured.
+const ENVOYS: usize = 0;
+
+/// Leaves that processor, with all that is started from here on.
+fn make_way() -> Outcome<()> {
+    let last = std::thread::available_parallelism()?.get() - 1;
+    if last == ENVOYS {
+        return Err("this needs a processor for Envoy and another one for the load".into());
+    }
+    let moved = Command::new("taskset")
+        .args(["--all-tasks", "--cpu-list", "--pid"])
+        .args([format!("{}-{last}", ENVOYS + 1), std::process::id().to_string()])
+        .stdout(Stdio::null())
+        .status()?;
+    match moved.success() {
+        true => Ok(()),
+        false => Err("`taskset` of util-linux cannot choose processors".into()),
+    }
+}
+
 fn run(rounds: usize, seconds: u64) -> Outcome<()> {
+    make_way()?;
     let emulator = Program::start(&mut managed_identity(&[
         "emulate",
         "--source",
@@ -352,13 +385,8 @@ fn run(rounds: usize, seconds: u64) -> Outcome<()> {
     let folder = std::env::temp_dir().join(format!("mi-load-{}", std::process::id()));
     let all = Way::ALL.iter();
     let mut all: Vec<Measured> = all
-        .map(|way| Measured::start(*way, &folder, upstream.0, &environment, token))
+        .map(|way| Measured::new(*way, &folder, upstream.0, &environment, token))
         .collect::<Outcome<_>>()?;
-    // The first load warms up.
-    for measured in &mut all {
-        measured.measure(1)?;
-        measured.loads.clear();
-    }
     for round in 0..rounds {
         println!("round {} of {rounds}", round + 1);
         // Whoever is first in one round is last in the next.
@@ -416,7 +444,7 @@ fn rows(all: &[Measured]) -> Outcome<Vec<Row>> {
                 p50: median(p50.into_iter()),
                 p99_ratio: median(p99.iter().zip(&base_p99).map(|(p99, base)| p99 / base)),
                 p99: median(p99.into_iter()),
-                envoy: mebibytes(size_of(measured.envoy.child.id())?.0),
+                envoy: median(measured.sizes.iter().map(|size| mebibytes(*size))),
                 broker: match &measured.broker {
                     None => None,
                     Some(broker) => Some(mebibytes(broker.size()?.0)),
@@ -445,7 +473,8 @@ fn milliseconds(text: &str) -> Outcome<f64> {
 
 fn table(rows: &[Row], token: usize, rounds: usize, seconds: u64) -> String {
     let mut text = format!(
-        "Envoy 1.40 with one worker, {} connections of wrk, all on the same processors. A token has {token} bytes. Medians \
+        "Envoy 1.40 with one worker, {} connections of wrk. Envoy has a processor for itself; wrk, the upstream and the \
+         broker share the others. A token has {token} bytes. Medians \
          of {rounds} interleaved rounds of {seconds} s.\n\n\
          | | requests/s | of no filter | p50 | p99 | p99 to no filter | RSS of Envoy | of the broker | errors |\n\
          |---|---|---|---|---|---|---|---|---|\n",

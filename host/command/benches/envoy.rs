@@ -45,18 +45,28 @@ enum Way {
     NoFilter,
     /// No filter either: Envoy adds a constant as long as a token, for what those bytes cost by themselves.
     Constant,
+    /// The module, with no rule for the requests: what Envoy's own part of any module costs, and a hook of ours.
+    Idle,
     Module,
     ExtAuthz,
     Sds,
 }
 
 impl Way {
-    const ALL: [Self; 5] = [Self::NoFilter, Self::Constant, Self::Module, Self::ExtAuthz, Self::Sds];
+    const ALL: [Self; 6] = [
+        Self::NoFilter,
+        Self::Constant,
+        Self::Idle,
+        Self::Module,
+        Self::ExtAuthz,
+        Self::Sds,
+    ];
 
     fn name(self) -> &'static str {
         match self {
             Self::NoFilter => "no filter",
             Self::Constant => "a constant as long",
+            Self::Idle => "dynamic module, no rule",
             Self::Module => "dynamic module",
             Self::ExtAuthz => "ext_authz gRPC",
             Self::Sds => "SDS",
@@ -65,10 +75,14 @@ impl Way {
 
     /// The filter before the router's.
     fn filter(self) -> Option<Value> {
+        let rules = match self {
+            Self::Module => json!([{"audience": AUDIENCE}]),
+            _ => json!([]),
+        };
         let broker = json!({"envoy_grpc": {"cluster_name": "managed-identity"}});
         let (name, config) = match self {
             Self::NoFilter | Self::Constant => return None,
-            Self::Module => (
+            Self::Idle | Self::Module => (
                 "managed-identity",
                 json!({
                     "@type": format!("{TYPES}.filters.http.dynamic_modules.v3.DynamicModuleFilter"),
@@ -76,7 +90,7 @@ impl Way {
                     "filter_name": "managed-identity",
                     "filter_config": {
                         "@type": "type.googleapis.com/google.protobuf.StringValue",
-                        "value": json!({"rules": [{"audience": AUDIENCE}]}).to_string(),
+                        "value": json!({"rules": rules}).to_string(),
                     },
                 }),
             ),
@@ -85,7 +99,7 @@ impl Way {
                 json!({
                     "@type": format!("{TYPES}.filters.http.ext_authz.v3.ExtAuthz"),
                     "transport_api_version": "V3",
-                    "grpc_service": broker,
+                    "grpc_service": {"envoy_grpc": {"cluster_name": "managed-identity"}, "timeout": "15s"},
                 }),
             ),
             Self::Sds => (
@@ -119,7 +133,7 @@ impl Way {
     /// The configuration of the broker beside Envoy.
     fn broker(self, socket: &str) -> Option<String> {
         let (protocol, secret) = match self {
-            Self::NoFilter | Self::Constant | Self::Module => return None,
+            Self::NoFilter | Self::Constant | Self::Idle | Self::Module => return None,
             Self::ExtAuthz => ("envoy-ext-authz", ""),
             Self::Sds => (
                 "envoy-sds",
@@ -141,6 +155,8 @@ struct Measured {
     environment: Vec<(String, String)>,
     broker: Option<Program>,
     loads: Vec<Load>,
+    /// How long Envoy's worker was busy for one request, in microseconds.
+    costs: Vec<f64>,
     /// Resident memory of Envoy after each load, in KiB.
     sizes: Vec<u64>,
 }
@@ -173,6 +189,7 @@ impl Measured {
             environment: environment.to_vec(),
             broker,
             loads: Vec::new(),
+            costs: Vec::new(),
             sizes: Vec::new(),
         })
     }
@@ -181,7 +198,7 @@ impl Measured {
     fn measure(&mut self, seconds: u64) -> Outcome<()> {
         let envoy = Envoy::start(&self.folder, &self.configuration, &self.environment)?;
         let begun = Instant::now();
-        let authorized = self.way != Way::NoFilter;
+        let authorized = !matches!(self.way, Way::NoFilter | Way::Idle);
         // Envoy knows where it will listen before it does, and may listen before a secret is there.
         while ask(envoy.listening).map(|reply| reply.contains("x-authorized: yes")) != Some(authorized) {
             if begun.elapsed() > PATIENCE {
@@ -192,7 +209,12 @@ impl Measured {
         let address = format!("http://{}/", envoy.listening);
         // The first load warms up.
         Load::run(&address, &[], 1)?;
-        self.loads.push(Load::run(&address, &[], seconds)?);
+        let before = envoy.worked()?;
+        let load = Load::run(&address, &[], seconds)?;
+        let worked = envoy.worked()?.saturating_sub(before);
+        self.costs
+            .push(worked as f64 / 1_000.0 / (load.requests * seconds as f64));
+        self.loads.push(load);
         self.sizes.push(size_of(envoy.child.id())?.0);
         Ok(())
     }
@@ -248,6 +270,20 @@ impl Envoy {
         let reply = get(admin, "/listeners").ok()?;
         let line = reply.lines().find_map(|line| line.strip_prefix("load::"))?;
         line.trim().parse().ok()
+    }
+}
+
+impl Envoy {
+    /// How long its worker has been busy, in nanoseconds.
+    fn worked(&self) -> Outcome<u64> {
+        for task in fs::read_dir(format!("/proc/{}/task", self.child.id()))? {
+            let task = task?.path();
+            if fs::read_to_string(task.join("comm"))?.starts_with("wrk:worker") {
+                let times = fs::read_to_string(task.join("schedstat"))?;
+                return Ok(times.split(' ').next().ok_or("no time")?.parse()?);
+            }
+        }
+        Err("Envoy has no worker".into())
     }
 }
 
@@ -413,6 +449,8 @@ struct Row {
     name: &'static str,
     requests: f64,
     ratio: f64,
+    cost: f64,
+    cost_ratio: f64,
     p50: f64,
     p99: f64,
     p99_ratio: f64,
@@ -422,7 +460,8 @@ struct Row {
 }
 
 fn rows(all: &[Measured]) -> Outcome<Vec<Row>> {
-    let base = &all.first().ok_or("nothing was measured")?.loads;
+    let first = all.first().ok_or("nothing was measured")?;
+    let base = &first.loads;
     let mebibytes = |kibibytes: u64| kibibytes as f64 / 1024.0;
     all.iter()
         .map(|measured| {
@@ -441,6 +480,14 @@ fn rows(all: &[Measured]) -> Outcome<Vec<Row>> {
                 name: measured.way.name(),
                 requests,
                 ratio: median(loads.iter().zip(base).map(|(load, base)| load.requests / base.requests)),
+                cost: median(measured.costs.iter().copied()),
+                cost_ratio: median(
+                    measured
+                        .costs
+                        .iter()
+                        .zip(&first.costs)
+                        .map(|(cost, first)| cost / first),
+                ),
                 p50: median(p50.into_iter()),
                 p99_ratio: median(p99.iter().zip(&base_p99).map(|(p99, base)| p99 / base)),
                 p99: median(p99.into_iter()),
@@ -476,8 +523,8 @@ fn table(rows: &[Row], token: usize, rounds: usize, seconds: u64) -> String {
         "Envoy 1.40 with one worker, {} connections of wrk. Envoy has a processor for itself; wrk, the upstream and the \
          broker share the others. A token has {token} bytes. Medians \
          of {rounds} interleaved rounds of {seconds} s.\n\n\
-         | | requests/s | of no filter | p50 | p99 | p99 to no filter | RSS of Envoy | of the broker | errors |\n\
-         |---|---|---|---|---|---|---|---|---|\n",
+         | | requests/s | of no filter | Envoy's worker per request | to no filter | p50 | p99 | p99 to no filter | RSS of Envoy | of the broker | errors |\n\
+         |---|---|---|---|---|---|---|---|---|---|---|\n",
         load::CONNECTIONS
     );
     for row in rows {
@@ -485,10 +532,12 @@ fn table(rows: &[Row], token: usize, rounds: usize, seconds: u64) -> String {
         // A String takes whatever is written.
         let _ = writeln!(
             text,
-            "| {} | {:.0} | {:.1} % | {:.2} ms | {:.2} ms | {:.2} | {:.0} MiB | {broker} | {} |",
+            "| {} | {:.0} | {:.1} % | {:.1} µs | {:.2} | {:.2} ms | {:.2} ms | {:.2} | {:.0} MiB | {broker} | {} |",
             row.name,
             row.requests,
             row.ratio * 100.0,
+            row.cost,
+            row.cost_ratio,
             row.p50,
             row.p99,
             row.p99_ratio,
@@ -501,7 +550,7 @@ fn table(rows: &[Row], token: usize, rounds: usize, seconds: u64) -> String {
 
 /// Bars of requests per second.
 fn plot(rows: &[Row]) -> Outcome<String> {
-    const WIDTH: f64 = 420.0;
+    const WIDTH: f64 = 400.0;
     let most = rows.iter().map(|row| row.requests).fold(1.0, f64::max);
     let height = 30 * rows.len() + 30;
     let mut svg = format!(
@@ -513,11 +562,11 @@ fn plot(rows: &[Row]) -> Outcome<String> {
         let (top, width) = (30 + 30 * index, WIDTH * row.requests / most);
         writeln!(
             svg,
-            "<text x=\"10\" y=\"{y}\">{name}</text><rect x=\"140\" y=\"{top}\" width=\"{width:.0}\" height=\"20\" \
+            "<text x=\"10\" y=\"{y}\">{name}</text><rect x=\"170\" y=\"{top}\" width=\"{width:.0}\" height=\"20\" \
              fill=\"#3b6ea5\"/><text x=\"{end:.0}\" y=\"{y}\">{requests:.0}/s, {p99:.2} ms</text>",
             y = top + 15,
             name = row.name,
-            end = 146.0 + width,
+            end = 176.0 + width,
             requests = row.requests,
             p99 = row.p99,
         )?;

@@ -1,6 +1,8 @@
 //! Many requests by each way, while tokens change each second and the upstream fails now and then: none leaves without a
 //! valid token, and none is lost. `./x envoy-soak` sends 100,000 by each.
 
+#![expect(clippy::print_stdout, reason = "what a long run has found is for the reader")]
+
 use crate::proxy::{Envoy, Folder};
 use crate::support::emulated::Emulated;
 use crate::support::served::Served;

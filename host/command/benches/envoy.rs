@@ -9,7 +9,7 @@
 mod installed;
 mod load;
 
-use load::{Load, Outcome, Program, bare, managed_identity, size_of};
+use load::{Load, Outcome, Program, arguments, bare, managed_identity, platform, size_of};
 use serde_json::{Value, json};
 use std::fmt::Write as _;
 use std::fs;
@@ -27,11 +27,7 @@ const SECONDS: u64 = 5;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 fn main() -> Outcome<()> {
-    let arguments: Vec<String> = std::env::args()
-        .skip(1)
-        .filter(|argument| argument != "--bench")
-        .collect();
-    match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+    match arguments().iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["bare"] => bare(),
         [] => run(ROUNDS, SECONDS),
         ["--rounds", rounds, "--seconds", seconds] => run(rounds.parse()?, seconds.parse()?),
@@ -397,18 +393,7 @@ fn make_way() -> Outcome<()> {
 
 fn run(rounds: usize, seconds: u64) -> Outcome<()> {
     make_way()?;
-    let emulator = Program::start(&mut managed_identity(&[
-        "emulate",
-        "--source",
-        "app-service",
-        "--output",
-        "json",
-    ]))?;
-    let environment = emulator.line["environment"].as_object().ok_or("no environment")?;
-    let environment: Vec<(String, String)> = environment
-        .iter()
-        .map(|(name, value)| (name.clone(), value.as_str().unwrap_or_default().to_owned()))
-        .collect();
+    let (_platform, environment) = platform()?;
     let upstream = Program::start(Command::new(std::env::current_exe()?).arg("bare"))?;
     let upstream = upstream.listening().map(|address| (address, upstream))?;
     let mut asking = managed_identity(&["token", "--resource", AUDIENCE]);
@@ -444,7 +429,7 @@ fn run(rounds: usize, seconds: u64) -> Outcome<()> {
     Ok(())
 }
 
-/// Medians of one way. Ratios are those to Envoy without a filter in the same round.
+/// Medians of one way. Ratios are those of medians to the ones of Envoy without a filter.
 struct Row {
     name: &'static str,
     requests: f64,
@@ -461,36 +446,32 @@ struct Row {
 
 fn rows(all: &[Measured]) -> Outcome<Vec<Row>> {
     let first = all.first().ok_or("nothing was measured")?;
-    let base = &first.loads;
+    let times = |loads: &[Load], of: fn(&Load) -> &str| -> Outcome<Vec<f64>> {
+        loads.iter().map(|load| milliseconds(of(load))).collect()
+    };
+    let base_requests = median(first.loads.iter().map(|load| load.requests));
+    let base_cost = median(first.costs.iter().copied());
+    let base_p99 = median(times(&first.loads, |load| &load.p99)?.into_iter());
     let mebibytes = |kibibytes: u64| kibibytes as f64 / 1024.0;
     all.iter()
         .map(|measured| {
             let loads = &measured.loads;
             let requests = median(loads.iter().map(|load| load.requests));
-            let times = |loads: &[Load], of: fn(&Load) -> &str| -> Outcome<Vec<f64>> {
-                loads.iter().map(|load| milliseconds(of(load))).collect()
-            };
             let p50 = times(loads, |load| &load.p50)?;
-            let p99 = times(loads, |load| &load.p99)?;
-            let base_p99 = times(base, |load| &load.p99)?;
+            let p99 = median(times(loads, |load| &load.p99)?.into_iter());
+            let cost = median(measured.costs.iter().copied());
             let mut errors: Vec<&str> = loads.iter().map(|load| load.errors.as_str()).collect();
             errors.sort_unstable();
             errors.dedup();
             Ok(Row {
                 name: measured.way.name(),
                 requests,
-                ratio: median(loads.iter().zip(base).map(|(load, base)| load.requests / base.requests)),
-                cost: median(measured.costs.iter().copied()),
-                cost_ratio: median(
-                    measured
-                        .costs
-                        .iter()
-                        .zip(&first.costs)
-                        .map(|(cost, first)| cost / first),
-                ),
+                ratio: requests / base_requests,
+                cost,
+                cost_ratio: cost / base_cost,
                 p50: median(p50.into_iter()),
-                p99_ratio: median(p99.iter().zip(&base_p99).map(|(p99, base)| p99 / base)),
-                p99: median(p99.into_iter()),
+                p99_ratio: p99 / base_p99,
+                p99,
                 envoy: median(measured.sizes.iter().map(|size| mebibytes(*size))),
                 broker: match &measured.broker {
                     None => None,

@@ -7,7 +7,7 @@
 
 mod load;
 
-use load::{Load, Outcome, Program, bare, managed_identity};
+use load::{Load, Outcome, Program, arguments, bare, managed_identity, platform};
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
@@ -21,11 +21,7 @@ const SECRET: &str = "a-secret-that-is-no-secret-0123456789";
 const IDLE: usize = 10_000;
 
 fn main() -> Outcome<()> {
-    let arguments: Vec<String> = std::env::args()
-        .skip(1)
-        .filter(|argument| argument != "--bench")
-        .collect();
-    match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+    match arguments().iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["bare"] => bare(),
         [] => run(Duration::ZERO),
         ["--minutes", minutes] => run(Duration::from_secs(60 * minutes.parse::<u64>()?)),
@@ -34,22 +30,13 @@ fn main() -> Outcome<()> {
 }
 
 fn run(watched: Duration) -> Outcome<()> {
-    let emulator = Program::start(&mut managed_identity(&[
-        "emulate",
-        "--source",
-        "app-service",
-        "--output",
-        "json",
-    ]))?;
+    let (_platform, environment) = platform()?;
     let secret = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("load-secret");
     std::fs::write(&secret, SECRET)?;
     let secret = secret.to_string_lossy().into_owned();
     let mut serve = managed_identity(&["serve", "--app-service", "127.0.0.1:0", "--allow", AUDIENCE]);
     serve.args(["--header-secret-file", &secret]);
-    let environment = emulator.line["environment"].as_object().ok_or("no environment")?;
-    for (name, value) in environment {
-        serve.env(name, value.as_str().unwrap_or_default());
-    }
+    serve.envs(environment);
     let serve = Program::start(&mut serve)?;
     let bare = Program::start(Command::new(std::env::current_exe()?).arg("bare"))?;
     let (ours, theirs) = (serve.listening()?, bare.listening()?);

@@ -99,6 +99,22 @@ pub(crate) fn managed_identity(arguments: &[&str]) -> Command {
     command
 }
 
+/// What the benchmark was called with, without what cargo adds.
+pub(crate) fn arguments() -> Vec<String> {
+    let arguments = std::env::args().skip(1);
+    arguments.filter(|argument| argument != "--bench").collect()
+}
+
+/// An emulated App Service, and the environment of programs that run on it.
+pub(crate) fn platform() -> Outcome<(Program, Vec<(String, String)>)> {
+    let arguments = ["emulate", "--source", "app-service", "--output", "json"];
+    let emulator = Program::start(&mut managed_identity(&arguments))?;
+    let environment = emulator.line["environment"].as_object().ok_or("no environment")?;
+    let text = |(name, value): (&String, &serde_json::Value)| Some((name.clone(), value.as_str()?.to_owned()));
+    let environment = environment.iter().filter_map(text).collect();
+    Ok((emulator, environment))
+}
+
 /// What wrk measured.
 pub(crate) struct Load {
     /// Requests per second.

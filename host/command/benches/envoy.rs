@@ -7,6 +7,8 @@
 #[path = "../../../tests/envoy/installed.rs"]
 #[expect(clippy::unwrap_used, reason = "shared with the tests")]
 mod installed;
+#[path = "load/instructions.rs"]
+mod instructions;
 mod load;
 
 use load::{Load, Outcome, Program, arguments, bare, managed_identity, platform, size_of};
@@ -29,14 +31,15 @@ const PATIENCE: Duration = Duration::from_secs(30);
 fn main() -> Outcome<()> {
     match arguments().iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["bare"] => bare(),
+        ["instructions"] => instructions::run(),
         [] => run(ROUNDS, SECONDS),
         ["--rounds", rounds, "--seconds", seconds] => run(rounds.parse()?, seconds.parse()?),
-        _ => Err("usage: ./x envoy-load [--rounds N --seconds N]".into()),
+        _ => Err("usage: ./x envoy-load [--rounds N --seconds N], or ./x envoy-instructions".into()),
     }
 }
 
 /// How a request gets its token.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Way {
     NoFilter,
     /// No filter either: Envoy adds a constant as long as a token, for what those bytes cost by themselves.
@@ -46,9 +49,15 @@ enum Way {
     Module,
     ExtAuthz,
     Sds,
+    /// A module that does nothing, and one that sets a constant: the least of each, `floor.c`.
+    Empty,
+    Least,
+    /// The filter of [`Way::Sds`], with a secret that nobody has to tell.
+    Injector,
 }
 
 impl Way {
+    /// Those whose load is measured.
     const ALL: [Self; 6] = [
         Self::NoFilter,
         Self::Constant,
@@ -66,7 +75,15 @@ impl Way {
             Self::Module => "dynamic module",
             Self::ExtAuthz => "ext_authz gRPC",
             Self::Sds => "SDS",
+            Self::Empty => "empty",
+            Self::Least => "least",
+            Self::Injector => "injector",
         }
+    }
+
+    /// Whether the upstream sees that a request has a token, or what is as long.
+    fn is_authorized(self) -> bool {
+        !matches!(self, Self::NoFilter | Self::Idle | Self::Empty)
     }
 
     /// The filter before the router's.
@@ -76,13 +93,31 @@ impl Way {
             _ => json!([]),
         };
         let broker = json!({"envoy_grpc": {"cluster_name": "managed-identity"}});
+        let secret = match self {
+            // One that is among the configuration's own.
+            Self::Injector => Value::Null,
+            _ => json!({
+                "resource_api_version": "V3",
+                "api_config_source": {
+                    "api_type": "GRPC",
+                    "transport_api_version": "V3",
+                    "grpc_services": [broker],
+                },
+            }),
+        };
         let (name, config) = match self {
             Self::NoFilter | Self::Constant => return None,
-            Self::Idle | Self::Module => (
+            Self::Idle | Self::Module | Self::Empty | Self::Least => (
                 "managed-identity",
                 json!({
                     "@type": format!("{TYPES}.filters.http.dynamic_modules.v3.DynamicModuleFilter"),
-                    "dynamic_module_config": {"name": "managed_identity_envoy", "do_not_close": true},
+                    "dynamic_module_config": {
+                        "name": match self {
+                            Self::Empty | Self::Least => self.name(),
+                            _ => "managed_identity_envoy",
+                        },
+                        "do_not_close": true,
+                    },
                     "filter_name": "managed-identity",
                     "filter_config": {
                         "@type": "type.googleapis.com/google.protobuf.StringValue",
@@ -98,7 +133,7 @@ impl Way {
                     "grpc_service": {"envoy_grpc": {"cluster_name": "managed-identity"}, "timeout": "15s"},
                 }),
             ),
-            Self::Sds => (
+            Self::Sds | Self::Injector => (
                 "envoy.filters.http.credential_injector",
                 json!({
                     "@type": format!("{TYPES}.filters.http.credential_injector.v3.CredentialInjector"),
@@ -107,17 +142,7 @@ impl Way {
                         "name": "envoy.http.injected_credentials.generic",
                         "typed_config": {
                             "@type": format!("{TYPES}.http.injected_credentials.generic.v3.Generic"),
-                            "credential": {
-                                "name": "vault",
-                                "sds_config": {
-                                    "resource_api_version": "V3",
-                                    "api_config_source": {
-                                        "api_type": "GRPC",
-                                        "transport_api_version": "V3",
-                                        "grpc_services": [broker],
-                                    },
-                                },
-                            },
+                            "credential": {"name": "vault", "sds_config": secret},
                         },
                     },
                 }),
@@ -129,12 +154,12 @@ impl Way {
     /// The configuration of the broker beside Envoy.
     fn broker(self, socket: &str) -> Option<String> {
         let (protocol, secret) = match self {
-            Self::NoFilter | Self::Constant | Self::Idle | Self::Module => return None,
             Self::ExtAuthz => ("envoy-ext-authz", ""),
             Self::Sds => (
                 "envoy-sds",
                 "[secret.vault]\ncaller = \"envoy\"\naudience = \"https://vault.azure.net\"\n",
             ),
+            _ => return None,
         };
         Some(format!(
             "[listener.envoy]\naddress = \"unix:{socket}\"\nprotocols = [\"{protocol}\"]\ncaller = \"envoy\"\n{secret}\
@@ -192,9 +217,18 @@ impl Measured {
 
     /// Each load is that of a new process, because one can be faster than its equal for as long as it lives.
     fn measure(&mut self, seconds: u64) -> Outcome<()> {
-        let envoy = Envoy::start(&self.folder, &self.configuration, &self.environment)?;
+        let mut pinned = Command::new("taskset");
+        pinned.args(["--cpu-list", &ENVOYS.to_string()]);
+        let envoy = Envoy::start(
+            pinned,
+            &module_folder()?,
+            &self.folder,
+            &self.configuration,
+            &self.environment,
+            PATIENCE,
+        )?;
         let begun = Instant::now();
-        let authorized = !matches!(self.way, Way::NoFilter | Way::Idle);
+        let authorized = self.way.is_authorized();
         // Envoy knows where it will listen before it does, and may listen before a secret is there.
         while ask(envoy.listening).map(|reply| reply.contains("x-authorized: yes")) != Some(authorized) {
             if begun.elapsed() > PATIENCE {
@@ -223,14 +257,19 @@ struct Envoy {
 }
 
 impl Envoy {
-    fn start(folder: &Path, configuration: &Value, environment: &[(String, String)]) -> Outcome<Self> {
+    /// Runs it by the program that `under` is, with the modules of a folder, and waits for it to listen.
+    fn start(
+        mut under: Command,
+        modules: &Path,
+        folder: &Path,
+        configuration: &Value,
+        environment: &[(String, String)],
+        patience: Duration,
+    ) -> Outcome<Self> {
         let (file, admin) = (folder.join("envoy.json"), folder.join("admin"));
         fs::write(&file, configuration.to_string())?;
-        let executable = std::env::current_exe()?;
-        let module = executable.parent().ok_or("the benchmark lies in no folder")?;
         let log = fs::File::create(folder.join("envoy.log"))?;
-        let child = Command::new("taskset")
-            .args(["--cpu-list", &ENVOYS.to_string()])
+        let child = under
             .arg(installed::envoy())
             .arg("--config-path")
             .arg(&file)
@@ -238,10 +277,11 @@ impl Envoy {
             .arg(&admin)
             .args(["--disable-hot-restart", "--concurrency", "1", "--log-level", "warning"])
             .envs(environment.iter().cloned())
-            .env("ENVOY_DYNAMIC_MODULES_SEARCH_PATH", module)
+            .env("ENVOY_DYNAMIC_MODULES_SEARCH_PATH", modules)
             .stdin(Stdio::null())
             .stderr(log)
-            .spawn()?;
+            .spawn()
+            .map_err(|error| format!("{under:?} cannot be started: {error}"))?;
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
         let mut envoy = Self {
             child,
@@ -253,7 +293,7 @@ impl Envoy {
                 envoy.listening = address;
                 return Ok(envoy);
             }
-            if begun.elapsed() > PATIENCE || envoy.child.try_wait()?.is_some() {
+            if begun.elapsed() > patience || envoy.child.try_wait()?.is_some() {
                 let log = fs::read_to_string(folder.join("envoy.log"))?;
                 return Err(format!("Envoy does not listen: {log}").into());
             }
@@ -281,6 +321,15 @@ impl Envoy {
         }
         Err("Envoy has no worker".into())
     }
+
+    /// Ends it as an operator does.
+    fn terminate(mut self) -> Outcome<()> {
+        Command::new("kill").arg(self.child.id().to_string()).status()?;
+        match self.child.wait()?.success() {
+            true => Ok(()),
+            false => Err("Envoy did not end well".into()),
+        }
+    }
 }
 
 impl Drop for Envoy {
@@ -301,6 +350,7 @@ fn configuration(way: Way, upstream: SocketAddr, socket: &str, token: usize) -> 
         "name": "envoy.filters.http.router",
         "typed_config": {"@type": format!("{TYPES}.filters.http.router.v3.Router")},
     });
+    let constant = format!("Bearer {}", "x".repeat(token));
     let filters: Vec<Value> = way.filter().into_iter().chain([router]).collect();
     let mut route = json!({"match": {"prefix": "/"}, "route": {"cluster": "upstream"}});
     if way == Way::ExtAuthz {
@@ -310,8 +360,7 @@ fn configuration(way: Way, upstream: SocketAddr, socket: &str, token: usize) -> 
         }});
     }
     if way == Way::Constant {
-        let value = format!("Bearer {}", "x".repeat(token));
-        route["request_headers_to_add"] = json!([{"header": {"key": "authorization", "value": value}}]);
+        route["request_headers_to_add"] = json!([{"header": {"key": "authorization", "value": constant}}]);
     }
     let mut clusters = vec![json!({
         "name": "upstream",
@@ -350,6 +399,10 @@ fn configuration(way: Way, upstream: SocketAddr, socket: &str, token: usize) -> 
                 }]}],
             }],
             "clusters": clusters,
+            "secrets": match way {
+                Way::Injector => json!([{"name": "vault", "generic_secret": {"secret": {"inline_string": constant}}}]),
+                _ => json!([]),
+            },
         },
     })
 }
@@ -396,12 +449,7 @@ fn run(rounds: usize, seconds: u64) -> Outcome<()> {
     let (_platform, environment) = platform()?;
     let upstream = Program::start(Command::new(std::env::current_exe()?).arg("bare"))?;
     let upstream = upstream.listening().map(|address| (address, upstream))?;
-    let mut asking = managed_identity(&["token", "--resource", AUDIENCE]);
-    let token = asking.envs(environment.iter().cloned()).output()?;
-    if !token.status.success() {
-        return Err(String::from_utf8_lossy(&token.stderr).into());
-    }
-    let token = token.stdout.trim_ascii().len();
+    let token = token_length(&environment)?;
     // Short, because those of sockets have to be.
     let folder = std::env::temp_dir().join(format!("mi-load-{}", std::process::id()));
     let all = Way::ALL.iter();
@@ -420,13 +468,36 @@ fn run(rounds: usize, seconds: u64) -> Outcome<()> {
     let rows = rows(&all)?;
     let table = table(&rows, token, rounds, seconds);
     println!("\n{table}");
-    let bench = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).with_file_name("bench");
-    fs::create_dir_all(&bench)?;
+    let bench = bench_folder()?;
     fs::write(bench.join("envoy.md"), &table)?;
     fs::write(bench.join("envoy.svg"), plot(&rows)?)?;
     println!("written to {}", bench.join("envoy.md").display());
     let _ = fs::remove_dir_all(folder);
     Ok(())
+}
+
+/// How many bytes a token of this platform has.
+fn token_length(environment: &[(String, String)]) -> Outcome<usize> {
+    let mut asking = managed_identity(&["token", "--resource", AUDIENCE]);
+    let token = asking.envs(environment.iter().cloned()).output()?;
+    match token.status.success() {
+        true => Ok(token.stdout.trim_ascii().len()),
+        false => Err(String::from_utf8_lossy(&token.stderr).into()),
+    }
+}
+
+/// Where the module is, beside this benchmark.
+fn module_folder() -> Outcome<PathBuf> {
+    let executable = std::env::current_exe()?;
+    let folder = executable.parent().ok_or("the benchmark lies in no folder")?;
+    Ok(folder.to_owned())
+}
+
+/// Where results are written.
+fn bench_folder() -> Outcome<PathBuf> {
+    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).with_file_name("bench");
+    fs::create_dir_all(&folder)?;
+    Ok(folder)
 }
 
 /// Medians of one way. Ratios are those of medians to the ones of Envoy without a filter.

@@ -1,0 +1,109 @@
+# shellcheck shell=sh
+# Pinned tools, installed into target/ on first use. Sourced by `x` and by the build.sh of each guest, from any folder;
+# whoever sources it has set ROOT, the root of the project.
+
+TARGET=${CARGO_TARGET_DIR:-$ROOT/target}
+TOOLS=$TARGET/tools
+
+say() { printf '%s: %s\n' "${0##*/}" "$*" >&2; }
+
+die() {
+    say "$*"
+    exit 1
+}
+
+# install_debian 'package (>= version)'...: fails where there is no apt-get, or no right to use it without a password.
+install_debian() {
+    command -v apt-get >/dev/null || return 1
+    if [ "$(id -u)" -eq 0 ]; then
+        as_root=
+    elif sudo -n true 2>/dev/null; then
+        as_root='sudo -n'
+    else
+        return 1
+    fi
+    say "installing Debian's $*"
+    # An unreachable list of somebody else's is no reason to give up on Debian's own.
+    $as_root apt-get update -qq </dev/null >&2 || true
+    $as_root env DEBIAN_FRONTEND=noninteractive apt-get satisfy -qq -y --no-install-recommends "$@" </dev/null >&2
+}
+
+# cargo_tool NAME VERSION [OPTION...]: prints where the tool is, after installing it if need be.
+cargo_tool() {
+    name=$1 version=$2
+    shift 2
+    for program in "$name" "$TOOLS/bin/$name"; do
+        release=$("$program" --version 2>/dev/null) || continue
+        case " $release " in *" $version "*) echo "$program" && return ;; esac
+    done
+    case $name in wit-bindgen) crate=wit-bindgen-cli ;; *) crate=$name ;; esac
+    say "installing $crate $version into $TOOLS"
+    # Unoptimised: it runs for a second or two, and builds twice as fast.
+    CARGO_TARGET_DIR=$TOOLS/build CARGO_PROFILE_DEV_DEBUG=0 \
+        cargo install --quiet --locked --debug --root "$TOOLS" "$@" "$crate@$version" >&2 ||
+        die "cannot install $crate $version"
+    echo "$TOOLS/bin/$name"
+}
+
+# python_tools FOLDER REQUIREMENTS: a virtual environment with exactly these packages.
+python_tools() {
+    cmp -s "$2" "$1/requirements.txt" && return
+    python3 -c 'import ensurepip, venv' 2>/dev/null || install_debian python3-venv ||
+        die "Python 3 with its module venv is missing: on Debian, \`apt-get install python3-venv\`, then run this again"
+    say "installing $2 into $1"
+    rm -rf "$1"
+    python3 -m venv "$1" >&2
+    "$1/bin/python" -m pip install --quiet --disable-pip-version-check --requirement "$2" >&2 ||
+        die "cannot install $2"
+    # Last, so that it says that all the rest is there.
+    cp "$2" "$1/"
+}
+
+# node_tools FOLDER SOURCE: the packages of SOURCE/package-lock.json in FOLDER/node_modules.
+node_tools() {
+    cmp -s "$2/package-lock.json" "$1/installed.json" && return
+    command -v npm >/dev/null || install_debian nodejs npm ||
+        die "Node.js 20 or newer with npm is missing: on Debian, \`apt-get install nodejs npm\`, then run this again"
+    say "installing $2/package.json into $1"
+    mkdir -p "$1"
+    cp "$2/package.json" "$2/package-lock.json" "$1/"
+    # Not `ci`, which insists on parts for every platform, and not all of them are published.
+    (cd "$1" && npm install --silent --ignore-scripts --no-audit --no-fund >&2) || die "cannot install $2/package.json"
+    cp "$2/package-lock.json" "$1/installed.json"
+}
+
+# wit FOLDER: the world of the guests with all that it names, as the tools of each language want it.
+wit() {
+    rm -rf "$1"
+    mkdir -p "$1/deps/identity"
+    cp "$ROOT/examples/guests/wit/"*.wit "$1/"
+    cp "$ROOT/wit/0.2/deps/"*.wit "$1/deps/"
+    cp "$ROOT/wit/0.2/identity.wit" "$1/deps/identity/"
+}
+
+# component LANGUAGE SOURCE...: sets OUT, the folder of the language, and COMPONENT in it. Ends the script when the component
+# is there and of these sources (files and folders), and waits while somebody else builds it.
+component() {
+    OUT=$TARGET/guests/$1
+    COMPONENT=$OUT/fetch-secret.wasm
+    shift
+    mkdir -p "$OUT"
+    if command -v flock >/dev/null; then
+        exec 9>"$OUT.lock"
+        flock 9
+    fi
+    SOURCES=$(find "$@" "$ROOT/examples/guests/wit" "$ROOT/examples/guests/tools.sh" "$ROOT/wit/0.2" "$ROOT/wit/0.3" -type f |
+        LC_ALL=C sort | tr '\n' '\0' | xargs -0 sha256sum)
+    if [ -e "$COMPONENT" ] && [ "$SOURCES" = "$(cat "$OUT/sources" 2>/dev/null)" ]; then
+        echo "$COMPONENT"
+        exit
+    fi
+    rm -f "$COMPONENT" "$OUT/sources"
+}
+
+# built FILE: takes it as the component that `component` has announced, and says where it is.
+built() {
+    printf '%s\n' "$SOURCES" >"$OUT/sources"
+    mv "$1" "$COMPONENT"
+    echo "$COMPONENT"
+}

@@ -45,6 +45,32 @@ cargo_tool() {
     echo "$TOOLS/bin/$name"
 }
 
+# These two print where they are. Their releases go together, and neither can do more than is wanted here.
+wit_bindgen() { cargo_tool wit-bindgen 0.63.0 --no-default-features --features c,go; }
+wasm_tools() { cargo_tool wasm-tools 1.262.0 --no-default-features --features component; }
+
+# crate_sources CRATE VERSION: prints their folder, for what is in it that is not Rust.
+crate_sources() {
+    manifest=$TOOLS/crates/$1-$2/Cargo.toml
+    if [ ! -e "$manifest" ]; then
+        mkdir -p "${manifest%/*}"
+        # A workspace of its own, or it would be a stray member of ours.
+        printf '[package]\nname = "sources"\nedition = "2024"\n[lib]\npath = "none"\n[workspace]\n[dependencies]\n%s = "=%s"\n' \
+            "$1" "$2" >"$manifest.$$"
+        mv "$manifest.$$" "$manifest"
+    fi
+    cargo metadata --quiet --format-version 1 --manifest-path "$manifest" |
+        sed -n "s|.*\"manifest_path\":\"\([^\"]*/$1-$2\)/Cargo.toml\".*|\1|p" | grep . ||
+        die "cannot fetch $1 $2"
+}
+
+# adapter KIND: prints where the adapter is that carries modules for WASI's first preview, which is all that some compilers
+# make, over to WASI 0.2; KIND is `command` or `reactor`.
+adapter() {
+    sources=$(crate_sources wasi-preview1-component-adapter-provider 48.0.8) || return
+    echo "$sources/artefacts/wasi_snapshot_preview1.$1.wasm"
+}
+
 # python_tools FOLDER REQUIREMENTS: a virtual environment with exactly these packages.
 python_tools() {
     cmp -s "$2" "$1/requirements.txt" && return

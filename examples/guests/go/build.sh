@@ -11,19 +11,21 @@ python_tools "$TOOLS/go" "$HERE/requirements.txt"
 wit_bindgen=$(wit_bindgen)
 wasm_tools=$(wasm_tools)
 adapter=$(adapter reactor)
-# The module of the generated code's own runtime is where the generator is. Whoever reaches a module proxy gets it from there.
-runtime=$(crate_sources wit-bindgen-go 0.63.0)/src/pkg
+generator=$(crate_sources wit-bindgen-go 0.63.0)
 wit "$OUT/wit"
-rm -rf "$OUT/module"
+rm -rf "$OUT/module" "$OUT/runtime"
 mkdir "$OUT/module"
 cp "$HERE/"*.go "$HERE/go.mod" "$OUT/module/"
+# The module that generated code needs is part of its generator. Who reaches a module proxy gets it from there.
+cp -R "$generator/src/pkg" "$OUT/runtime"
 cd "$OUT/module"
 PATH=$TOOLS/go/bin:$PATH
-# Only what is here, and nothing of the user's own.
-export GOTOOLCHAIN=local GOPROXY=off GOFLAGS='' GOWORK=off GOCACHE="$TOOLS/go-cache" GOPATH="$TOOLS/go-path"
+# Only what is here, and wherever that is: the component is the same to the byte.
+export GOFLAGS='-trimpath -buildvcs=false' GOTOOLCHAIN=local GOPROXY=off GOWORK=off
+export GOCACHE="$TOOLS/go-cache" GOPATH="$TOOLS/go-path"
 "$wit_bindgen" go --world fetch-secret-main --pkg-name example.com/fetch-secret/bindings \
     --out-dir bindings "$OUT/wit" >&2
-go mod edit -replace "go.bytecodealliance.org/pkg=$runtime"
+go mod edit -replace go.bytecodealliance.org/pkg=../runtime
 GOOS=wasip1 GOARCH=wasm go build -buildmode=c-shared -ldflags='-checklinkname=0 -s -w' -o "$OUT/module.wasm" . >&2
 "$wasm_tools" component embed --world fetch-secret "$OUT/wit" "$OUT/module.wasm" -o "$OUT/module.wasm" >&2
 "$wasm_tools" component new "$OUT/module.wasm" --adapt "$adapter" -o "$OUT/new.wasm" >&2

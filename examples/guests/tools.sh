@@ -3,6 +3,11 @@
 # whoever sources it has set ROOT, the root of the project.
 
 TARGET=${CARGO_TARGET_DIR:-$ROOT/target}
+# Cargo takes it as relative to where it is run, which is not always the same folder.
+case $TARGET in
+/*) ;;
+*) TARGET=$PWD/$TARGET && export CARGO_TARGET_DIR="$TARGET" ;;
+esac
 TOOLS=$TARGET/tools
 
 say() { printf '%s: %s\n' "${0##*/}" "$*" >&2; }

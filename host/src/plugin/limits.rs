@@ -36,7 +36,8 @@ pub struct PluginLimits {
     pub call_bytes: usize,
     /// Handles of the component model, calls under way included; 4,096.
     pub handles: usize,
-    /// Things of WASI that it may hold: streams, requests, timers; 256.
+    /// Things of WASI that it may hold: streams, requests, timers; 1,024. The `fetch` of StarlingMonkey, JavaScript's engine,
+    /// holds one for each piece of a body until all of it is there: 8 MiB of them are as many.
     pub resources: usize,
     /// Bytes that it may write to its standard output and error together; 16 MiB. No bound when absent.
     pub output: Option<u64>,
@@ -54,7 +55,7 @@ impl Default for PluginLimits {
             deadline: None,
             call_bytes: 192 * 1024,
             handles: 4096,
-            resources: 256,
+            resources: 1024,
             output: Some(16 * 1024 * 1024),
         }
     }

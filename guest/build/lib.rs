@@ -31,6 +31,7 @@
 )]
 
 mod environment;
+mod inventory;
 mod toolchain;
 
 use std::env;
@@ -40,8 +41,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
-use toolchain::{TARGET, Toolchain};
+use toolchain::Toolchain;
 use wit_component::ComponentEncoder;
+
+pub use inventory::Crate;
+pub use toolchain::TARGET;
 
 /// The profile of the workspace that guests are built with.
 const PROFILE: &str = "component";
@@ -142,6 +146,15 @@ impl Guest {
         })
     }
 
+    /// The crates that are compiled into the component, itself first. The network is not used: what was built is here.
+    ///
+    /// # Errors
+    ///
+    /// When cargo cannot tell, such as for a crate that was not downloaded.
+    pub fn crates(&self) -> Result<Vec<Crate>> {
+        inventory::crates(&self.manifest_dir, &self.package, &self.features)
+    }
+
     /// Runs the inner cargo. Its messages go to standard error, which the outer one shows when the build fails.
     fn compile(&self, manifest_dir: &Path, workspace: &Path, target_dir: &Path, toolchain: &Toolchain) -> Result<()> {
         let mut cargo = Command::new(cargo());
@@ -193,6 +206,28 @@ impl Guest {
         }
         name + ".wasm"
     }
+}
+
+/// The compiler that guests are built with here, and whose standard library is in them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CompilerVersion {
+    /// Its release, such as `1.95.0`.
+    pub release: String,
+    /// The commit that it was built from. A component names it wherever the standard library can panic.
+    pub commit: String,
+}
+
+/// Which compiler guests are built with here.
+///
+/// # Errors
+///
+/// When no compiler here can build the target.
+pub fn compiler() -> Result<CompilerVersion> {
+    let toolchain = Toolchain::find()?;
+    Ok(CompilerVersion {
+        release: toolchain.release().to_owned(),
+        commit: toolchain.commit_hash().to_owned(),
+    })
 }
 
 /// Ends a build script: tells cargo the error, if there is one.

@@ -12,7 +12,7 @@ use std::process::Command;
 use anyhow::{Result, bail};
 
 /// The target that guests are compiled for.
-pub(crate) const TARGET: &str = "wasm32-unknown-unknown";
+pub const TARGET: &str = "wasm32-unknown-unknown";
 
 /// Names the compiler for guests, before any other choice.
 pub(crate) const RUSTC_VARIABLE: &str = "MANAGED_IDENTITY_GUEST_RUSTC";
@@ -83,6 +83,11 @@ impl Toolchain {
     /// Where std's sources are, if they are there.
     pub(crate) fn library_sources(&self) -> PathBuf {
         self.compiler.sysroot.join("lib/rustlib/src/rust")
+    }
+
+    /// The compiler's release.
+    pub(crate) fn release(&self) -> &str {
+        &self.compiler.release
     }
 
     /// The commit that the compiler was built from.

@@ -35,6 +35,13 @@ fn build() -> Result<()> {
             guest.build(Path::new(&out_dir))?.display()
         );
     }
+    for (variable, feature) in [("CACHE_DRAFT", "keyvalue-draft"), ("CACHE_DRAFT2", "keyvalue-draft2")] {
+        let cache = Guest::new("../../guest/cache", "managed-identity-cache").features([feature]);
+        println!(
+            "cargo::rustc-env={variable}={}",
+            cache.build(Path::new(&out_dir))?.display()
+        );
+    }
     let example = Guest::new("../../examples/guests/rust", "example-guest-rust").build(Path::new(&out_dir))?;
     println!("cargo::rustc-env=EXAMPLE_RUST={}", example.display());
     Ok(())

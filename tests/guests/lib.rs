@@ -6,6 +6,12 @@ pub const AUTHORIZED_0_2: &[u8] = include_bytes!(env!("AUTHORIZED_0_2"));
 /// The same over WASI 0.3.
 pub const AUTHORIZED_0_3: &[u8] = include_bytes!(env!("AUTHORIZED_0_3"));
 
+/// `guest/cache` for the draft of `wasi:keyvalue` that wasmtime has.
+pub const CACHE_DRAFT: &[u8] = include_bytes!(env!("CACHE_DRAFT"));
+
+/// `guest/cache` for the draft that Spin has.
+pub const CACHE_DRAFT2: &[u8] = include_bytes!(env!("CACHE_DRAFT2"));
+
 /// `examples/guests/rust`.
 pub const EXAMPLE_RUST: &[u8] = include_bytes!(env!("EXAMPLE_RUST"));
 

@@ -37,5 +37,12 @@ fn build() -> Result<()> {
     }
     let client = Guest::new("client", "managed-identity-client-guest").build(Path::new(&out_dir))?;
     println!("cargo::rustc-env=CLIENT={}", client.display());
+    for (variable, feature) in [("CACHE_DRAFT", "keyvalue-draft"), ("CACHE_DRAFT2", "keyvalue-draft2")] {
+        let cache = Guest::new("../../guest/cache", "managed-identity-cache").features([feature]);
+        println!(
+            "cargo::rustc-env={variable}={}",
+            cache.build(Path::new(&out_dir))?.display()
+        );
+    }
     Ok(())
 }

@@ -88,7 +88,7 @@ fn a_cluster_without_a_name_is_refused() {
     let platform = Emulated::start();
     let vault = vault(&platform);
     let folder = Folder::new("cluster-refused");
-    let yaml = example(&vault, 1, &[("\"cluster\": \"identity\"", "\"kluster\": \"identity\"")]);
+    let yaml = example(&vault, 1, &[("\"cluster\": \"identity\"", "\"cluster\": \"\"")]);
     let said = refusal(&folder, &yaml, &module(platform.environment_for(Source::Imds)));
     assert!(said.contains("`outbound.cluster` is missing"), "{said}");
 }

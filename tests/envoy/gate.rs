@@ -1,5 +1,7 @@
 //! A way to a server that can be held up.
 
+use crate::support::emulated::Emulated;
+use managed_identity_emulator::Source;
 use std::io;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex};
@@ -48,6 +50,15 @@ impl Gate {
             }
         });
         Self { address, state }
+    }
+
+    /// The way to a platform, and the environment that leads there.
+    pub(crate) fn before(platform: &Emulated) -> (Self, Vec<(String, String)>) {
+        let gate = Self::to(platform.listening());
+        let (server, gates) = (platform.listening().to_string(), gate.address.to_string());
+        let environment = platform.environment_for(Source::AppService).into_iter();
+        let environment = environment.map(|(name, value)| (name, value.replace(&server, &gates)));
+        (gate, environment.collect())
     }
 
     pub(crate) fn port(&self) -> u16 {

@@ -3,19 +3,26 @@
 //! lifetime.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod challenge;
 mod cluster;
 mod ext_authz;
 mod gate;
+mod held;
 mod installed;
 mod load;
+mod module;
 mod proxy;
+mod refused;
 mod secrets;
 #[path = "../support/mod.rs"]
 mod support;
+mod upstream;
+mod verified;
 
 use managed_identity_emulator::{KeyVault, Source};
-use proxy::{Envoy, Folder, configured, refusal, request};
+use proxy::{Envoy, Folder, configured, request};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use support::emulated::Emulated;
 use support::served::Served;
 
@@ -68,63 +75,24 @@ fn nobody(platform: &Emulated) -> Vec<(String, String)> {
 }
 
 /// Where the module is, beside this test.
-fn module(environment: impl IntoIterator<Item = (String, String)>) -> Vec<(String, String)> {
+fn library() -> PathBuf {
     let this = std::env::current_exe().unwrap();
-    let folder = this.parent().unwrap();
-    let file = folder.join("libmanaged_identity_envoy.so");
+    let file = this.with_file_name("libmanaged_identity_envoy.so");
     assert!(
         file.is_file(),
         "{} is not there; run the tests with --workspace",
         file.display()
     );
+    file
+}
+
+/// An environment in which Envoy finds the module.
+fn module(environment: impl IntoIterator<Item = (String, String)>) -> Vec<(String, String)> {
+    let library = library();
     let mut environment: Vec<_> = environment.into_iter().collect();
     let search = "ENVOY_DYNAMIC_MODULES_SEARCH_PATH".to_owned();
-    environment.push((search, folder.to_str().unwrap().to_owned()));
+    environment.push((search, library.parent().unwrap().to_str().unwrap().to_owned()));
     environment
-}
-
-#[test]
-fn the_module_puts_the_token_into_requests() {
-    let platform = Emulated::start();
-    let vault = vault(&platform);
-    let folder = Folder::new("module");
-    let yaml = proxied("module.yaml", "upstream", &vault, &[]);
-    let envoy = Envoy::start(&folder, &yaml, &module(platform.environment_for(Source::Imds)));
-    is_opened(envoy.address("ingress"));
-    // One broker, which asked the platform once.
-    assert_eq!(platform.requests().len(), 1, "{}", envoy.log());
-    // Where the filter is off, the client's own arrives.
-    let (status, _) = request(envoy.address("ingress"), "/health", &[FORGED]).unwrap();
-    assert_eq!(status, 401);
-    assert_eq!(platform.requests().len(), 1);
-    assert_eq!(envoy.terminate(), Some(0));
-}
-
-#[test]
-fn the_module_denies_when_there_is_no_token() {
-    let platform = Emulated::start();
-    let vault = vault(&platform);
-    let folder = Folder::new("module-down");
-    let yaml = proxied("module.yaml", "upstream", &vault, &[]);
-    let envoy = Envoy::start(&folder, &yaml, &module(nobody(&platform)));
-    let (status, reply) = request(envoy.address("ingress"), SECRET, &[FORGED]).unwrap();
-    assert_eq!(status, 503, "{reply}");
-    assert!(
-        reply.contains("x-managed-identity-error: endpoint-unreachable"),
-        "{reply}"
-    );
-    assert!(vault.requests().is_empty());
-    assert_eq!(envoy.terminate(), Some(0));
-}
-
-#[test]
-fn the_module_refuses_a_wrong_configuration() {
-    let platform = Emulated::start();
-    let vault = vault(&platform);
-    let folder = Folder::new("module-refused");
-    let yaml = proxied("module.yaml", "upstream", &vault, &[("\"rules\"", "\"rulez\"")]);
-    let said = refusal(&folder, &yaml, &module(platform.environment_for(Source::Imds)));
-    assert!(said.contains("rulez"), "{said}");
 }
 
 /// A broker with the configuration of an example, listening in this folder.

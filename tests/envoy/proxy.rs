@@ -2,7 +2,7 @@
 
 use crate::installed;
 use std::fs::{self, File};
-use std::io::{Read as _, Write as _};
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -78,11 +78,17 @@ impl Envoy {
     ) -> Self {
         let log = PathBuf::from(folder.path("envoy.log"));
         let admin = folder.path("admin");
+        // Envoy takes no argument twice.
+        let workers: &[&str] = match arguments.contains(&"--concurrency") {
+            true => &[],
+            false => &["--concurrency", "2"],
+        };
         let child = Command::new(installed::envoy())
             .args(["--config-path", &folder.write("envoy.yaml", yaml)])
             .args(["--admin-address-path", &admin])
-            .args(["--disable-hot-restart", "--concurrency", "2", "--log-level", "warning"])
+            .args(["--disable-hot-restart", "--log-level", "warning"])
             .args(arguments)
+            .args(workers)
             .envs(environment.iter().cloned())
             .stderr(File::create(&log).unwrap())
             .spawn()
@@ -204,16 +210,48 @@ pub(crate) fn refusal(folder: &Folder, yaml: &str, environment: &[(String, Strin
 
 /// The status and the whole reply, unless nobody answers.
 pub(crate) fn request(address: SocketAddr, target: &str, fields: &[&str]) -> Option<(u16, String)> {
-    let mut stream = TcpStream::connect(address).ok()?;
+    request_of(address, "localhost", target, fields)
+}
+
+/// The same of another host.
+pub(crate) fn request_of(address: SocketAddr, host: &str, target: &str, fields: &[&str]) -> Option<(u16, String)> {
+    let stream = TcpStream::connect(address).ok()?;
     stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    exchange(stream, host, target, fields)
+}
+
+/// The same over a connection that is there.
+pub(crate) fn exchange(
+    mut stream: impl Read + Write,
+    host: &str,
+    target: &str,
+    fields: &[&str],
+) -> Option<(u16, String)> {
     let fields: String = fields.iter().map(|field| format!("{field}\r\n")).collect();
-    write!(
-        stream,
-        "GET {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{fields}\r\n"
-    )
-    .ok()?;
-    let mut reply = String::new();
-    stream.read_to_string(&mut reply).ok()?;
+    // In one piece: the second of two would wait for the other side's word on the first.
+    let request = format!("GET {target} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n{fields}\r\n");
+    stream.write_all(request.as_bytes()).ok()?;
+    let mut reply = Vec::new();
+    // Envoy leaves a connection open for a second after a reply of its own, though it has announced its end.
+    while !is_whole(&reply) {
+        let mut piece = [0; 16 * 1024];
+        match stream.read(&mut piece).ok()? {
+            0 => break,
+            length => reply.extend_from_slice(&piece[..length]),
+        }
+    }
+    let reply = String::from_utf8(reply).ok()?.to_ascii_lowercase();
     let status = reply.split(' ').nth(1)?.parse().ok()?;
-    Some((status, reply.to_ascii_lowercase()))
+    Some((status, reply))
+}
+
+/// Whether a reply of known length is there.
+fn is_whole(reply: &[u8]) -> bool {
+    const END: &[u8] = b"\r\n\r\n";
+    let Some(head) = reply.windows(END.len()).position(|window| window == END) else {
+        return false;
+    };
+    let fields = String::from_utf8_lossy(&reply[..head]).to_ascii_lowercase();
+    let length = fields.lines().find_map(|line| line.strip_prefix("content-length: "));
+    length.is_some_and(|length| reply.len() >= head + END.len() + length.parse::<usize>().unwrap())
 }

@@ -13,14 +13,16 @@ pub(crate) struct Emulated {
 
 impl Emulated {
     pub(crate) fn start() -> Self {
+        Self::start_with(EmulatorConfig::default())
+    }
+
+    pub(crate) fn start_with(config: EmulatorConfig) -> Self {
         let runtime = Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
             .build()
             .unwrap();
-        let emulator = runtime
-            .block_on(async { Emulator::start(EmulatorConfig::default()) })
-            .unwrap();
+        let emulator = runtime.block_on(async { Emulator::start(config) }).unwrap();
         Self { emulator, runtime }
     }
 

@@ -6,10 +6,13 @@
 use crate::abi::{Level, log};
 use crate::callouts::Cluster;
 use crate::config::Outbound;
-use managed_identity_host::{Broker, Cause, ProviderError};
+use crate::doubts::{Answer, Doubts, Question, StandIn};
+use managed_identity_host::{AccessToken, Broker, Cause, ProviderError, TokenRequest};
 use std::collections::BTreeMap;
 use std::io;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::runtime::Runtime;
 
 /// The variables that a filter's configuration sets.
@@ -17,11 +20,84 @@ pub(crate) type Environment = BTreeMap<String, String>;
 
 /// A broker, and the thread on which the module waits for it.
 pub(crate) struct Shared {
-    pub(crate) broker: Broker,
+    broker: Broker,
+    doubts: Doubts<AccessToken>,
     runtime: Option<Runtime>,
 }
 
+/// The token of a request.
+pub(crate) enum Found {
+    AtHand(Arc<AccessToken>),
+    /// It has to wait.
+    Later(Pin<Box<dyn Future<Output = Answer<AccessToken>> + Send>>),
+}
+
 impl Shared {
+    /// The token of a request that waits this long at most.
+    pub(crate) fn token(&self, wanted: &TokenRequest, time: Duration) -> Found {
+        let held = self.broker.cached(wanted);
+        if self.doubts.is_open()
+            && let Some((stand_in, question)) =
+                self.doubts
+                    .stand_in(wanted, held.as_deref(), Instant::now(), unix_time())
+        {
+            question.into_iter().for_each(|question| self.put(question));
+            return match stand_in {
+                StandIn::Refused(token) => Found::AtHand(token),
+                StandIn::Awaited(other) => Found::Later(Box::pin(other.arrived(time, unix_time))),
+            };
+        }
+        if let Some(token) = held {
+            return Found::AtHand(token);
+        }
+        let (broker, request) = (self.broker.clone(), wanted.clone().with_timeout(time));
+        Found::Later(Box::pin(async move { broker.token(&request).await }))
+    }
+
+    /// The upstream refuses a token, perhaps for claims that it lacks. False when that leads to nothing.
+    pub(crate) fn refused(
+        &self,
+        wanted: &TokenRequest,
+        token: &Arc<AccessToken>,
+        claims: Option<String>,
+        time: Duration,
+    ) -> bool {
+        // A late one, of a token that has a successor.
+        if self
+            .broker
+            .cached(wanted)
+            .is_some_and(|held| !held.token.matches(token.token.expose()))
+        {
+            return false;
+        }
+        let mut request = wanted
+            .clone()
+            .with_rejected_token(token.token.clone())
+            .with_timeout(time);
+        request.claims = claims;
+        let question = self.doubts.refused(wanted, token, request, Instant::now());
+        let is_new = question.is_some();
+        question.into_iter().for_each(|question| self.put(question));
+        is_new
+    }
+
+    /// Asks for another token than one that was refused.
+    fn put(&self, question: Question<AccessToken>) {
+        let broker = self.broker.clone();
+        self.spawn(async move {
+            let answer = broker.token(&question.request).await;
+            if let Err(error) = &answer {
+                log(
+                    Level::Warn,
+                    &format!(
+                        "no token in place of one that the upstream refuses, which is used until it expires: {error}"
+                    ),
+                );
+            }
+            question.answer.send_replace(Some(answer));
+        });
+    }
+
     /// Runs something on the module's own thread.
     pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         if let Some(runtime) = &self.runtime {
@@ -80,9 +156,11 @@ pub(crate) fn shared(environment: &Environment, outbound: &Outbound) -> Result<A
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .thread_name("managed-id")
+        .enable_time()
         .build()?;
     let shared = Arc::new(Shared {
         broker: builder.build()?,
+        doubts: Doubts::new(),
         runtime: Some(runtime),
     });
     brokers.push(((environment.clone(), outbound.clone()), Arc::downgrade(&shared)));
@@ -98,4 +176,10 @@ pub(crate) fn shared(environment: &Environment, outbound: &Outbound) -> Result<A
         });
     }
     Ok(shared)
+}
+
+/// Seconds since 1970-01-01T00:00:00Z.
+fn unix_time() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |time| time.as_secs())
 }

@@ -2,6 +2,7 @@
 
 use crate::brokers::Environment;
 use crate::rule::{Host, Rule};
+use managed_identity_host::grants::{AudiencePattern, IdentityPattern};
 use managed_identity_host::{Identity, TokenRequest};
 use serde_json::{Map, Value};
 use std::sync::Arc;
@@ -12,6 +13,17 @@ const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The longest that it may say.
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(3600);
+
+/// What a configuration may say.
+const KEYS: [&str; 7] = [
+    "rules",
+    "header",
+    "on-failure",
+    "timeout",
+    "claims-challenge",
+    "outbound",
+    "environment",
+];
 
 /// What the filter does.
 pub(crate) struct Settings {
@@ -50,7 +62,8 @@ fn error(message: impl Into<String>) -> ConfigError {
 
 impl Settings {
     pub(crate) fn parse(text: &[u8]) -> Result<Self, ConfigError> {
-        let mut document = document(text)?;
+        let mut document = document(text, "`{\"rules\": [{\"audience\": …}]}`")?;
+        only(&document, "", &KEYS)?;
         let mut rules = Vec::new();
         match document.remove("rules") {
             None => {}
@@ -77,7 +90,11 @@ impl Settings {
         let claims_challenge = match document.remove("claims-challenge") {
             None => true,
             Some(Value::Bool(value)) => value,
-            Some(_) => return Err(error("`claims-challenge` is neither `true` nor `false`")),
+            Some(_) => {
+                return Err(error(
+                    "`claims-challenge` is no truth value; write `true` or `false`, without quotes",
+                ));
+            }
         };
         let outbound = outbound(document.remove("outbound"))?;
         let environment = match document.remove("environment") {
@@ -89,10 +106,12 @@ impl Settings {
                     _ => Err(error(format!("`environment.{name}` is not text; write it in quotes"))),
                 })
                 .collect::<Result<_, _>>()?,
-            Some(_) => return Err(error("`environment` is not an object of variables and their values")),
+            Some(_) => {
+                return Err(error(
+                    "`environment` is not an object of variables; write `{\"NAME\": \"value\"}`",
+                ));
+            }
         };
-        let known = "`rules`, `header`, `on-failure`, `timeout`, `claims-challenge`, `outbound` or `environment`";
-        nothing_else(&document, "", known)?;
         Ok(Self {
             rules,
             header,
@@ -110,16 +129,18 @@ impl RouteSettings {
         if text.trim_ascii() == b"off" {
             return Ok(Self::Off);
         }
-        let mut document = document(text)?;
+        let mut document = document(text, "`{\"audience\": …}` or `{\"off\": true}`")?;
         if let Some(off) = document.remove("off") {
-            nothing_else(&document, "", "`off` alone")?;
+            if let Some(key) = document.keys().next() {
+                return Err(error(format!("`{key}` has no meaning beside `off`; write one of both")));
+            }
             return match off {
                 Value::Bool(true) => Ok(Self::Off),
                 _ => Err(error("`off` can only be `true`; leave it out otherwise")),
             };
         }
+        only(&document, "", &["audience", "identity", "off"])?;
         let request = request(&mut document, "")?;
-        nothing_else(&document, "", "`audience` and `identity`, or `off`")?;
         Ok(Self::Rule(Arc::new(Rule::new(request))))
     }
 }
@@ -129,39 +150,54 @@ fn outbound(value: Option<Value>) -> Result<Outbound, ConfigError> {
         None => Ok(Outbound::Host),
         Some(Value::String(text)) if text == "host" => Ok(Outbound::Host),
         Some(Value::Object(mut entry)) => {
+            only(&entry, "outbound.", &["cluster", "timeout"])?;
             let name = text_of(&mut entry, "cluster", "outbound.")?.filter(|name| !name.is_empty());
             let name =
                 name.ok_or_else(|| error("`outbound.cluster` is missing; write the name of one of Envoy's clusters"))?;
             let timeout = time_of(&mut entry, "timeout", "outbound.")?;
-            nothing_else(&entry, "outbound.", "`cluster` or `timeout`")?;
             Ok(Outbound::Cluster { name, timeout })
         }
         Some(_) => Err(error(
-            "`outbound` is neither `\"host\"` nor `{\"cluster\": …}` with the name of one of Envoy's clusters",
+            "`outbound` names no way; write `\"host\"`, or `{\"cluster\": …}` with the name of one of Envoy's clusters",
         )),
     }
 }
 
-fn document(text: &[u8]) -> Result<Map<String, Value>, ConfigError> {
-    let value =
-        serde_json::from_slice(text).map_err(|fault| error(format!("The configuration is not JSON: {fault}")))?;
+/// `example` is one for whoever has written something else.
+fn document(text: &[u8], example: &str) -> Result<Map<String, Value>, ConfigError> {
+    if text.trim_ascii().is_empty() {
+        return Err(error(format!(
+            "There is no configuration; write JSON such as {example} into `filter_config`"
+        )));
+    }
+    let value = serde_json::from_slice(text).map_err(|fault| {
+        error(format!(
+            "The configuration is not JSON: {fault}; write such as {example}"
+        ))
+    })?;
     match value {
         Value::Object(document) => Ok(document),
-        _ => Err(error("The configuration is JSON, but not an object")),
+        _ => Err(error(format!(
+            "The configuration is JSON, but not an object; write one such as {example}"
+        ))),
     }
 }
 
 fn rule(entry: Value, place: &str) -> Result<Rule, ConfigError> {
     let Value::Object(mut entry) = entry else {
-        return Err(error(format!("`{place}` is not an object")));
+        return Err(error(format!(
+            "`{place}` is not an object; write one such as `{{\"audience\": …}}`"
+        )));
     };
     let place = &format!("{place}.");
+    only(&entry, place, &["host", "path", "route", "audience", "identity"])?;
     let mut rule = Rule::new(request(&mut entry, place)?);
     rule.host = text_of(&mut entry, "host", place)?
         .map(|text| {
             host(&text).ok_or_else(|| {
                 error(format!(
-                    "`{place}host` is `{text}`; write a host without scheme and port, or `*.` and a domain"
+                    "`{place}host` is `{text}`; write a host without scheme and port, or `*.` and a domain, or leave it out \
+                     for any host"
                 ))
             })
         })
@@ -170,14 +206,13 @@ fn rule(entry: Value, place: &str) -> Result<Rule, ConfigError> {
     if let Some(path) = rule
         .path
         .as_ref()
-        .filter(|path| !path.starts_with('/') || path.contains(['?', '#']))
+        .filter(|path| !path.starts_with('/') || path.contains(['?', '#', '*']))
     {
         return Err(error(format!(
-            "`{place}path` is `{path}`; write a prefix that begins with `/`"
+            "`{place}path` is `{path}`; write a prefix that begins with `/`, and nothing for what is below it"
         )));
     }
     rule.route = text_of(&mut entry, "route", place)?;
-    nothing_else(&entry, place, "`host`, `path`, `route`, `audience` or `identity`")?;
     Ok(rule)
 }
 
@@ -199,28 +234,35 @@ fn request(entry: &mut Map<String, Value>, place: &str) -> Result<TokenRequest, 
             "`{place}audience` is missing; write for whom the token is, such as `https://vault.azure.net`"
         )));
     };
+    check_audience(&audience, place)?;
     let identity = match text_of(entry, "identity", place)? {
         None => Identity::PlatformDefault,
-        Some(text) => identity(&text).ok_or_else(|| {
-            error(format!(
-                "`{place}identity` is `{text}`; write `system-assigned`, or `client-id:`, `object-id:` or `resource-id:` \
-                 and the id"
-            ))
-        })?,
+        Some(text) => identity(&text, place)?,
     };
     Ok(TokenRequest::new(audience).with_identity(identity))
 }
 
-fn identity(text: &str) -> Option<Identity> {
-    if text == "system-assigned" {
-        return Some(Identity::SystemAssigned);
+fn check_audience(text: &str, place: &str) -> Result<(), ConfigError> {
+    let wrong = |what: &str| Err(error(format!("`{place}audience` is `{text}`, which {what}")));
+    // A scope stands for its resource.
+    match AudiencePattern::parse(text.strip_suffix("/.default").unwrap_or(text)) {
+        Ok(pattern) if pattern.exact().is_some() => Ok(()),
+        Ok(_) => wrong("is more than one audience; write the one that the token is for"),
+        Err(fault) => wrong(&fault.to_string()),
     }
-    let (kind, id) = text.split_once(':').filter(|(_, id)| !id.is_empty())?;
-    match kind {
-        "client-id" => Some(Identity::ClientId(id.to_owned())),
-        "object-id" => Some(Identity::ObjectId(id.to_owned())),
-        "resource-id" => Some(Identity::ResourceId(id.to_owned())),
-        _ => None,
+}
+
+fn identity(text: &str, place: &str) -> Result<Identity, ConfigError> {
+    let has_kind = ["client-id:", "object-id:", "resource-id:"]
+        .iter()
+        .any(|kind| text.starts_with(kind));
+    match IdentityPattern::parse(text) {
+        Ok(IdentityPattern::Exactly(identity)) => Ok(identity),
+        Err(fault) if has_kind => Err(error(format!("`{place}identity` is `{text}`, which {fault}"))),
+        Ok(IdentityPattern::Any) | Err(_) => Err(error(format!(
+            "`{place}identity` is `{text}`; write `system-assigned`, or `client-id:`, `object-id:` or `resource-id:` and \
+             the id"
+        ))),
     }
 }
 
@@ -245,11 +287,16 @@ fn time_of(entry: &mut Map<String, Value>, key: &str, place: &str) -> Result<Opt
     }
 }
 
-fn nothing_else(entry: &Map<String, Value>, place: &str, known: &str) -> Result<(), ConfigError> {
-    match entry.keys().next() {
-        None => Ok(()),
-        Some(key) => Err(error(format!("`{place}{key}` is no key here; write {known}"))),
-    }
+/// Keys are looked at before anything else: a misspelt one is why another is missing.
+fn only(entry: &Map<String, Value>, place: &str, known: &[&str]) -> Result<(), ConfigError> {
+    let Some(key) = entry.keys().find(|key| !known.contains(&key.as_str())) else {
+        return Ok(());
+    };
+    let (last, others) = known.split_last().map_or(("", known), |(last, others)| (*last, others));
+    Err(error(format!(
+        "`{place}{key}` is no key here; write `{}` or `{last}`",
+        others.join("`, `")
+    )))
 }
 
 #[cfg(test)]
@@ -271,14 +318,15 @@ mod tests {
     #[test]
     fn everything_that_is_said_counts() {
         let settings = Settings::parse(
-            br#"{"rules":[{"host":"*.vault.azure.net","path":"/p","route":"r","audience":"a","identity":"client-id:x"}],
+            br#"{"rules":[{"host":"*.vault.azure.net","path":"/p","route":"r","audience":"a","identity":"client-id:12345678-90AB-CDEF-1234-567890abcdef"}],
             "header":"x-token","on-failure":"pass","timeout":"1s","claims-challenge":false,"outbound":"host",
             "environment":{"IDENTITY_ENDPOINT":"http://127.0.0.1/"}}"#,
         )
         .unwrap();
         let rule = &settings.rules[0];
         assert_eq!(rule.host, Some(Host::Below("vault.azure.net".to_owned())));
-        assert_eq!(rule.request.identity, Identity::ClientId("x".to_owned()));
+        let client = "12345678-90ab-cdef-1234-567890abcdef".to_owned();
+        assert_eq!(rule.request.identity, Identity::ClientId(client));
         assert_eq!((settings.pass, settings.timeout), (true, Duration::from_secs(1)));
         assert_eq!(settings.environment["IDENTITY_ENDPOINT"], "http://127.0.0.1/");
     }
@@ -299,12 +347,17 @@ mod tests {
     #[test]
     fn whatever_is_wrong_is_named() {
         for (text, expected) in [
-            ("", "not JSON"),
+            ("", "There is no configuration"),
+            ("{", "not JSON"),
             ("[]", "not an object"),
             (r#"{"rule":[]}"#, "`rule` is no key here"),
             (r#"{"rules":{}}"#, "`rules` is not a list"),
             (r#"{"rules":[1]}"#, "`rules[0]` is not an object"),
             (r#"{"rules":[{}]}"#, "`rules[0].audience` is missing"),
+            (
+                r#"{"rules":[{"audiense":"a"}]}"#,
+                "`rules[0].audiense` is no key here; write `host`, `path`, `route`, `audience` or `identity`",
+            ),
             (r#"{"rules":[{"audience":1}]}"#, "`rules[0].audience` is not text"),
             (r#"{"rules":[{"audience":"a","x":1}]}"#, "`rules[0].x` is no key"),
             (
@@ -320,12 +373,32 @@ mod tests {
                 "`rules[0].host` is `a:80`",
             ),
             (r#"{"rules":[{"audience":"a","path":"x"}]}"#, "`rules[0].path` is `x`"),
+            (
+                r#"{"rules":[{"audience":"a","path":"/x/*"}]}"#,
+                "`rules[0].path` is `/x/*`",
+            ),
+            (
+                r#"{"rules":[{"audience":"a b"}]}"#,
+                "`rules[0].audience` is `a b`, which is no audience",
+            ),
+            (
+                r#"{"rules":[{"audience":"https://*.a.example"}]}"#,
+                "which is more than one audience",
+            ),
+            (
+                r#"{"rules":[{"audience":"a","identity":"any"}]}"#,
+                "`rules[0].identity` is `any`; write",
+            ),
+            (
+                r#"{"rules":[{"audience":"a","identity":"client-id:x"}]}"#,
+                "`rules[0].identity` is `client-id:x`, which is no identity",
+            ),
             (r#"{"header":"A b"}"#, "`header` is `A b`"),
             (r#"{"on-failure":"allow"}"#, "`on-failure` is `allow`"),
             (r#"{"timeout":"0s"}"#, "`timeout` is `0s`"),
             (r#"{"timeout":"2h"}"#, "`timeout` is `2h`"),
             (r#"{"claims-challenge":1}"#, "`claims-challenge`"),
-            (r#"{"outbound":"x"}"#, "`outbound` is neither"),
+            (r#"{"outbound":"x"}"#, "`outbound` names no way"),
             (r#"{"outbound":{}}"#, "`outbound.cluster` is missing"),
             (r#"{"outbound":{"cluster":""}}"#, "`outbound.cluster` is missing"),
             (r#"{"outbound":{"cluster":1}}"#, "`outbound.cluster` is not text"),
@@ -355,13 +428,22 @@ mod tests {
             RouteSettings::parse(br#"{"audience":"a","identity":"system-assigned"}"#),
             Ok(RouteSettings::Rule(rule)) if rule.request.identity == Identity::SystemAssigned
         ));
-        for wrong in [
-            "{}",
-            r#"{"off":false}"#,
-            r#"{"off":true,"audience":"a"}"#,
-            r#"{"audience":"a","host":"h"}"#,
+        for (wrong, expected) in [
+            ("", "There is no configuration"),
+            ("[]", "write one such as `{\"audience\": …}` or `{\"off\": true}`"),
+            ("{}", "`audience` is missing"),
+            (r#"{"off":false}"#, "`off` can only be `true`"),
+            (
+                r#"{"off":true,"audience":"a"}"#,
+                "`audience` has no meaning beside `off`",
+            ),
+            (
+                r#"{"audience":"a","host":"h"}"#,
+                "`host` is no key here; write `audience`, `identity` or `off`",
+            ),
         ] {
-            assert!(RouteSettings::parse(wrong.as_bytes()).is_err(), "{wrong}");
+            let message = RouteSettings::parse(wrong.as_bytes()).err().unwrap().to_string();
+            assert!(message.contains(expected), "{wrong}: {message}");
         }
     }
 }

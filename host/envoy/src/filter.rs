@@ -1,14 +1,17 @@
 //! What happens to a request.
 
 use crate::abi::{ConfigHandle, HeadersStatus, Level, Scheduler, Stream, log};
-use crate::brokers::{self, Shared};
+use crate::brokers::{self, Found, Shared};
 use crate::config::{RouteSettings, Settings};
 use crate::rule::{Asked, Rule};
 use managed_identity_host::authorized_http::claims_challenge_of;
 use managed_identity_host::{AccessToken, Cause, TokenError};
 use std::cell::{Cell, RefCell};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// The least time between two warnings of the same cause. In an outage each request fails.
+const TOLD_EVERY: Duration = Duration::from_secs(60);
 
 /// Which configuration a filter has, and with what it is served.
 pub(crate) struct Config {
@@ -16,6 +19,8 @@ pub(crate) struct Config {
     /// None when Envoy only checks its configuration.
     shared: Option<Arc<Shared>>,
     counters: Counters,
+    /// Of which failures the log was told, and when.
+    told: Mutex<Vec<(Cause, Instant)>>,
 }
 
 /// The counters of a filter. Envoy prefixes them with its own namespace.
@@ -50,7 +55,19 @@ impl Config {
             settings,
             shared,
             counters,
+            told: Mutex::default(),
         })
+    }
+
+    /// Whether a failure is for the log of whoever looks there only when something is wrong.
+    fn is_news(&self, cause: Cause, now: Instant) -> bool {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        match told.iter_mut().find(|(known, _)| *known == cause) {
+            Some((_, since)) if now.saturating_duration_since(*since) < TOLD_EVERY => return false,
+            Some((_, since)) => *since = now,
+            None => told.push((cause, now)),
+        }
+        true
     }
 }
 
@@ -131,10 +148,13 @@ impl Filter {
                 &TokenError::new(Cause::Internal, "This configuration was only checked."),
             );
         };
-        if let Some(token) = shared.broker.cached(&rule.request) {
-            stream.count(self.config.counters.hit);
-            return self.give(stream, rule, &token);
-        }
+        let answer = match shared.token(&rule.request, self.config.settings.timeout) {
+            Found::AtHand(token) => {
+                stream.count(self.config.counters.hit);
+                return self.give(stream, rule, &token);
+            }
+            Found::Later(answer) => answer,
+        };
         let Some(scheduler) = stream.scheduler() else {
             return self.fail(stream, &TokenError::new(Cause::Internal, "Envoy gives no scheduler."));
         };
@@ -143,9 +163,7 @@ impl Filter {
             answer: None,
         })));
         *self.pending.borrow_mut() = Some((Arc::clone(rule), Arc::clone(&pending)));
-        let broker = shared.broker.clone();
-        let request = rule.request.clone().with_timeout(self.config.settings.timeout);
-        shared.spawn(async move { pending.answer(broker.token(&request).await) });
+        shared.spawn(async move { pending.answer(answer.await) });
         HeadersStatus::StopAllIterationAndWatermark
     }
 
@@ -178,24 +196,10 @@ impl Filter {
             return;
         }
         let claims = stream.challenges().iter().find_map(|field| claims_challenge_of(field));
-        if !rule.doubt(&token.token, claims.is_some(), Instant::now()) {
-            return;
-        }
-        stream.count(self.config.counters.challenged);
         let Some(shared) = &self.config.shared else { return };
-        let broker = shared.broker.clone();
-        let mut request = rule.request.clone().with_rejected_token(token.token.clone());
-        if let Some(claims) = claims {
-            request = request.with_claims(claims);
+        if shared.refused(&rule.request, &token, claims, self.config.settings.timeout) {
+            stream.count(self.config.counters.challenged);
         }
-        shared.spawn(async move {
-            if let Err(error) = broker.token(&request).await {
-                log(
-                    Level::Warn,
-                    &format!("no token in place of one that was rejected: {error}"),
-                );
-            }
-        });
     }
 
     pub(crate) fn local_reply(&self) {
@@ -216,7 +220,11 @@ impl Filter {
 
     fn fail(&self, stream: &Stream, error: &TokenError) -> HeadersStatus {
         stream.count(self.config.counters.failed);
-        log(Level::Debug, &format!("no token: {}: {error}", error.cause));
+        let level = match self.config.is_news(error.cause, Instant::now()) {
+            true => Level::Warn,
+            false => Level::Debug,
+        };
+        log(level, &format!("no token: {error}"));
         if self.config.settings.pass {
             stream.count(self.config.counters.passed);
             // What the client has sent in this header is not for the upstream either.

@@ -11,6 +11,7 @@
 //! | `rule` | which request gets which token |
 //! | `brokers` | the brokers of this process, usually one |
 //! | `callouts` | requests to the identity endpoint through a cluster of Envoy |
+//! | `doubts` | tokens that the upstream has refused |
 //! | `filter` | what happens to a request |
 //!
 //! It is loaded by Envoy, and has no interface for Rust.
@@ -19,5 +20,6 @@ mod abi;
 mod brokers;
 mod callouts;
 mod config;
+mod doubts;
 mod filter;
 mod rule;

@@ -1,14 +1,8 @@
 //! Which request gets which token.
 
 use arc_swap::ArcSwapOption;
-use managed_identity_host::{AccessToken, Secret, TokenRequest};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
-
-/// The least time between two tokens that the upstream doubts with a claims challenge, and without one. An upstream that
-/// refuses whoever asks would have the platform issue a token for each request otherwise.
-const CHALLENGED_EVERY: Duration = Duration::from_secs(5);
-const REFUSED_EVERY: Duration = Duration::from_secs(60);
+use managed_identity_host::{AccessToken, TokenRequest};
+use std::sync::Arc;
 
 /// A token with the value of the header that carries it.
 pub(crate) struct Carried {
@@ -25,7 +19,6 @@ pub(crate) struct Rule {
     pub(crate) route: Option<String>,
     pub(crate) request: TokenRequest,
     carried: ArcSwapOption<Carried>,
-    doubted: Mutex<Option<(Secret, Instant)>>,
 }
 
 /// One host, or all below a domain.
@@ -50,7 +43,6 @@ impl Rule {
             route: None,
             request,
             carried: ArcSwapOption::empty(),
-            doubted: Mutex::new(None),
         }
     }
 
@@ -77,20 +69,6 @@ impl Rule {
         });
         self.carried.store(Some(Arc::clone(&carried)));
         carried
-    }
-
-    /// Whether the upstream doubts this token for the first time, and the last that it doubted is long enough ago. Others
-    /// that were sent with the token are told the same.
-    pub(crate) fn doubt(&self, token: &Secret, is_challenged: bool, now: Instant) -> bool {
-        let pause = if is_challenged { CHALLENGED_EVERY } else { REFUSED_EVERY };
-        let mut doubted = self.doubted.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((known, since)) = &*doubted
-            && (known.matches(token.expose()) || now.saturating_duration_since(*since) < pause)
-        {
-            return false;
-        }
-        *doubted = Some((token.clone(), now));
-        true
     }
 }
 
@@ -174,27 +152,6 @@ mod tests {
                 "{host} {path} {route} {:?}",
                 rule.host
             );
-        }
-    }
-
-    #[test]
-    fn an_upstream_that_doubts_every_token_is_believed_now_and_then() {
-        let rule = Rule::new(TokenRequest::new("https://audience.example"));
-        let begun = Instant::now();
-        for (seconds, text, is_challenged, expected) in [
-            (0, "a", false, true),
-            (1, "a", true, false),
-            (100, "a", false, false),
-            (4, "b", true, false),
-            (5, "b", true, true),
-            (64, "c", false, false),
-            (65, "c", false, true),
-            (66, "d", true, false),
-            (70, "d", true, true),
-        ] {
-            let now = begun + Duration::from_secs(seconds);
-            let is_doubted = rule.doubt(&Secret::from(text), is_challenged, now);
-            assert_eq!(is_doubted, expected, "{text} after {seconds} s");
         }
     }
 }

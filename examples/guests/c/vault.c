@@ -50,11 +50,13 @@ bool vault_parse(const char *url, struct vault *vault) {
     authority->len--;
   }
 
-  // What an authority is, those know who will send the requests.
+  // What an authority is, those know who will send the requests. With a user in
+  // front, it would look like another one.
   http_own_outgoing_request_t request =
       http_constructor_outgoing_request(http_constructor_fields());
-  bool ok = http_method_outgoing_request_set_authority(
-      http_borrow_outgoing_request(request), authority);
+  bool ok = strchr(url, '@') == NULL &&
+            http_method_outgoing_request_set_authority(
+                http_borrow_outgoing_request(request), authority);
   http_outgoing_request_drop_own(request);
   return ok;
 }

@@ -40,10 +40,11 @@ func ParseVault(text string) (*Vault, error) {
 		return nil, fmt.Errorf("not the URL of a vault: %s", text)
 	}
 	vault.authority = strings.TrimSuffix(rest, "/")
-	// What an authority is, those know who will send the requests.
+	// What an authority is, those know who will send the requests. With a
+	// user in front, it would look like another one.
 	request := http.MakeOutgoingRequest(http.MakeFields())
 	defer request.Drop()
-	if request.SetAuthority(wit.Some(vault.authority)).IsErr() {
+	if strings.Contains(rest, "@") || request.SetAuthority(wit.Some(vault.authority)).IsErr() {
 		return nil, fmt.Errorf("not the URL of a vault: %s", text)
 	}
 	return &vault, nil

@@ -58,10 +58,11 @@ enum Way {
 
 impl Way {
     /// Those whose load is measured.
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 7] = [
         Self::NoFilter,
         Self::Constant,
         Self::Idle,
+        Self::Least,
         Self::Module,
         Self::ExtAuthz,
         Self::Sds,
@@ -75,9 +76,18 @@ impl Way {
             Self::Module => "dynamic module",
             Self::ExtAuthz => "ext_authz gRPC",
             Self::Sds => "SDS",
+            Self::Empty => "a module in C that does nothing",
+            Self::Least => "a module in C that sets a constant as long",
+            Self::Injector => "credential injector",
+        }
+    }
+
+    /// The dynamic module, as Envoy finds it.
+    fn module(self) -> &'static str {
+        match self {
             Self::Empty => "empty",
             Self::Least => "least",
-            Self::Injector => "injector",
+            _ => "managed_identity_envoy",
         }
     }
 
@@ -112,10 +122,7 @@ impl Way {
                 json!({
                     "@type": format!("{TYPES}.filters.http.dynamic_modules.v3.DynamicModuleFilter"),
                     "dynamic_module_config": {
-                        "name": match self {
-                            Self::Empty | Self::Least => self.name(),
-                            _ => "managed_identity_envoy",
-                        },
+                        "name": self.module(),
                         "do_not_close": true,
                     },
                     "filter_name": "managed-identity",
@@ -171,6 +178,8 @@ impl Way {
 /// One way, the broker if there is one, and what was measured.
 struct Measured {
     way: Way,
+    /// Where Envoy finds modules.
+    modules: PathBuf,
     folder: PathBuf,
     configuration: Value,
     environment: Vec<(String, String)>,
@@ -190,7 +199,8 @@ impl Measured {
         environment: &[(String, String)],
         token: usize,
     ) -> Outcome<Self> {
-        let folder = folder.join(way.name().replace(' ', "-"));
+        let modules = folder.to_owned();
+        let folder = folder.join(format!("{way:?}"));
         fs::create_dir_all(&folder)?;
         let socket = folder.join("s").to_string_lossy().into_owned();
         let broker = match way.broker(&socket) {
@@ -205,6 +215,7 @@ impl Measured {
         };
         Ok(Self {
             way,
+            modules,
             folder,
             configuration: configuration(way, upstream, &socket, token),
             environment: environment.to_vec(),
@@ -221,7 +232,7 @@ impl Measured {
         pinned.args(["--cpu-list", &ENVOYS.to_string()]);
         let envoy = Envoy::start(
             pinned,
-            &module_folder()?,
+            &self.modules,
             &self.folder,
             &self.configuration,
             &self.environment,
@@ -452,6 +463,7 @@ fn run(rounds: usize, seconds: u64) -> Outcome<()> {
     let token = token_length(&environment)?;
     // Short, because those of sockets have to be.
     let folder = std::env::temp_dir().join(format!("mi-load-{}", std::process::id()));
+    modules(&folder, token)?;
     let all = Way::ALL.iter();
     let mut all: Vec<Measured> = all
         .map(|way| Measured::new(*way, &folder, upstream.0, &environment, token))
@@ -486,11 +498,28 @@ fn token_length(environment: &[(String, String)]) -> Outcome<usize> {
     }
 }
 
-/// Where the module is, beside this benchmark.
-fn module_folder() -> Outcome<PathBuf> {
+/// Puts our module, and those that it is compared with, into one folder, because Envoy looks into one.
+fn modules(folder: &Path, token: usize) -> Outcome<()> {
+    fs::create_dir_all(folder)?;
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/load/floor.c");
+    let length = format!("-DLENGTH={}", "Bearer ".len() + token);
+    for (name, option) in [("empty", None), ("least", Some(&length))] {
+        let compiled = Command::new("cc")
+            .args(["-O2", "-shared", "-fPIC"])
+            .args(option)
+            .arg(source)
+            .arg("-o")
+            .arg(folder.join(format!("lib{name}.so")))
+            .status()?;
+        if !compiled.success() {
+            return Err(format!("`cc` cannot compile {source}").into());
+        }
+    }
+    let ours = "libmanaged_identity_envoy.so";
     let executable = std::env::current_exe()?;
-    let folder = executable.parent().ok_or("the benchmark lies in no folder")?;
-    Ok(folder.to_owned())
+    let beside = executable.parent().ok_or("the benchmark lies in no folder")?;
+    fs::copy(beside.join(ours), folder.join(ours))?;
+    Ok(())
 }
 
 /// Where results are written.
@@ -606,19 +635,19 @@ fn plot(rows: &[Row]) -> Outcome<String> {
     let most = rows.iter().map(|row| row.requests).fold(1.0, f64::max);
     let height = 30 * rows.len() + 30;
     let mut svg = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"720\" height=\"{height}\" font-family=\"sans-serif\" \
-         font-size=\"13\">\n<rect width=\"720\" height=\"{height}\" fill=\"white\"/>\n\
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"840\" height=\"{height}\" font-family=\"sans-serif\" \
+         font-size=\"13\">\n<rect width=\"840\" height=\"{height}\" fill=\"white\"/>\n\
          <text x=\"10\" y=\"18\">requests per second through one Envoy worker, and p99</text>\n"
     );
     for (index, row) in rows.iter().enumerate() {
         let (top, width) = (30 + 30 * index, WIDTH * row.requests / most);
         writeln!(
             svg,
-            "<text x=\"10\" y=\"{y}\">{name}</text><rect x=\"170\" y=\"{top}\" width=\"{width:.0}\" height=\"20\" \
+            "<text x=\"10\" y=\"{y}\">{name}</text><rect x=\"290\" y=\"{top}\" width=\"{width:.0}\" height=\"20\" \
              fill=\"#3b6ea5\"/><text x=\"{end:.0}\" y=\"{y}\">{requests:.0}/s, {p99:.2} ms</text>",
             y = top + 15,
             name = row.name,
-            end = 176.0 + width,
+            end = 296.0 + width,
             requests = row.requests,
             p99 = row.p99,
         )?;

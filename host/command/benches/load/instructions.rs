@@ -35,8 +35,7 @@ pub(super) fn run() -> Outcome<()> {
     let address = upstream.listening()?;
     let token = super::token_length(&environment)?;
     let folder = std::env::temp_dir().join(format!("mi-instructions-{}", std::process::id()));
-    fs::create_dir_all(&folder)?;
-    modules(&folder, token)?;
+    super::modules(&folder, token)?;
     let mut counts = Vec::new();
     for (way, name) in COUNTED {
         println!("counting: {name}");
@@ -47,27 +46,6 @@ pub(super) fn run() -> Outcome<()> {
     let bench = super::bench_folder()?;
     fs::write(bench.join("envoy-instructions.md"), table)?;
     let _ = fs::remove_dir_all(folder);
-    Ok(())
-}
-
-/// Puts the modules that are compared into one folder, because Envoy looks into one.
-fn modules(folder: &Path, token: usize) -> Outcome<()> {
-    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/load/floor.c");
-    let length = format!("-DLENGTH={}", "Bearer ".len() + token);
-    for (name, option) in [("empty", None), ("least", Some(&length))] {
-        let compiled = Command::new("cc")
-            .args(["-O2", "-shared", "-fPIC"])
-            .args(option)
-            .arg(source)
-            .arg("-o")
-            .arg(folder.join(format!("lib{name}.so")))
-            .status()?;
-        if !compiled.success() {
-            return Err(format!("`cc` cannot compile {source}").into());
-        }
-    }
-    let ours = "libmanaged_identity_envoy.so";
-    fs::copy(super::module_folder()?.join(ours), folder.join(ours))?;
     Ok(())
 }
 

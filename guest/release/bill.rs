@@ -3,7 +3,7 @@
 //! Types rather than a JSON value: the order of keys is then that of the specification in every build.
 
 use anyhow::{Context, Result};
-use managed_identity_guest_build::TARGET;
+use managed_identity_guest_build::{Crate, TARGET};
 use serde::Serialize;
 
 use crate::inventory::Inventory;
@@ -101,7 +101,7 @@ impl Bill {
     /// The bill of a component that is released with this content, as JSON.
     pub(crate) fn of(inventory: &Inventory, component: &[u8], metadata: &Metadata) -> Result<Vec<u8>> {
         let mut parts = inventory.crates.iter().zip(&inventory.checksums).map(|(it, checksum)| {
-            let purl = purl(&it.name, &it.version);
+            let purl = purl(it, checksum.as_deref());
             Component {
                 r#type: "library",
                 bom_ref: purl.clone(),
@@ -129,15 +129,13 @@ impl Bill {
         let mut components: Vec<_> = parts.collect();
         let std = standard_library(inventory);
 
-        let reference = |place: &usize| {
-            let it = &inventory.crates[*place];
-            purl(&it.name, &it.version)
-        };
+        let reference = |place: &usize| purl(&inventory.crates[*place], inventory.checksums[*place].as_deref());
         let mut dependencies: Vec<_> = inventory
             .crates
             .iter()
-            .map(|it| Dependency {
-                r#ref: purl(&it.name, &it.version),
+            .enumerate()
+            .map(|(place, it)| Dependency {
+                r#ref: reference(&place),
                 depends_on: it.dependencies.iter().map(reference).collect(),
             })
             .collect();
@@ -191,9 +189,11 @@ fn standard_library(inventory: &Inventory) -> Component {
     }
 }
 
-/// The package URL of a crate. Of the characters that a version may have, it is only `+` that has to be escaped.
-fn purl(name: &str, version: &str) -> String {
-    format!("pkg:cargo/{name}@{}", version.replace('+', "%2B"))
+/// The package URL of a crate: as a crate only where it is from the registry, since somebody else may have ours' name there.
+/// Of the characters that a version may have, it is only `+` that has to be escaped.
+fn purl(it: &Crate, checksum: Option<&str>) -> String {
+    let kind = if checksum.is_some() { "cargo" } else { "generic" };
+    format!("pkg:{kind}/{}@{}", it.name, it.version.replace('+', "%2B"))
 }
 
 fn hash(content: String) -> Hash {
@@ -240,10 +240,15 @@ mod tests {
     }
 
     #[test]
-    fn package_urls_are_escaped() {
-        assert_eq!(
-            purl("wasip2", "2.0.1+wasi-0.2.12"),
-            "pkg:cargo/wasip2@2.0.1%2Bwasi-0.2.12"
-        );
+    fn package_urls_are_escaped_and_tell_where_a_crate_is_from() {
+        let it = Crate {
+            name: "wasip2".to_owned(),
+            version: "2.0.1+wasi-0.2.12".to_owned(),
+            licence: String::new(),
+            features: Vec::new(),
+            dependencies: Vec::new(),
+        };
+        assert_eq!(purl(&it, Some("00")), "pkg:cargo/wasip2@2.0.1%2Bwasi-0.2.12");
+        assert_eq!(purl(&it, None), "pkg:generic/wasip2@2.0.1%2Bwasi-0.2.12");
     }
 }

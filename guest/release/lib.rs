@@ -2,7 +2,7 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `managed-identity-provider-0.2.wasm` | the provider, byte for byte as the host embeds it, and then sections that say what it is |
+//! | `managed-identity-provider-0.2.wasm` | the provider as the host embeds it, byte for byte, and sections that say what it is |
 //! | `managed-identity-provider-0.2.cdx.json` | its bill of materials, in CycloneDX |
 //! | `cloud-identity-0.2.0.wasm` | the WIT package in binary form, as `wkg publish` takes it |
 //! | `cloud-identity-0.2.0.tar` | the same as text, with the packages that it names: what goes into somebody's `wit` folder |
@@ -93,12 +93,9 @@ impl Release {
         let mut files = Vec::new();
         for provider in &self.providers {
             let inventory = Inventory::of(&self.workspace, provider)?;
-            let component = [
-                &provider.component[..],
-                &self.metadata(provider, &inventory).sections(Some(&inventory))?,
-            ]
-            .concat();
-            let bill = Bill::of(&inventory, &component, &self.metadata(provider, &inventory))?;
+            let metadata = self.metadata(provider, &inventory);
+            let component = metadata.put_into(&provider.component, Some(&inventory))?;
+            let bill = Bill::of(&inventory, &component, &metadata)?;
             let name = format!("{PROVIDER}-{}", provider.version);
             files.push((format!("{name}.cdx.json"), bill));
             files.push((format!("{name}.wasm"), component));

@@ -1,8 +1,9 @@
 //! What a component or a WIT package says of itself, in the custom sections that `wasm-tools metadata show` prints and `wkg`
 //! turns into annotations of an OCI image.
 //!
-//! The sections are appended. Rewriting the file, as the tools do, would also encode anew all that is in it, and a released
-//! provider would no longer be the embedded one.
+//! The sections are put between the preamble and what follows. Rewriting the file, as the tools do, would also encode anew all
+//! that is in it, and a released provider would no longer hold the embedded one. At the end, `cargo audit` would not find
+//! them: it looks no further than to the end of the first module.
 //!
 //! There is none with documentation. `package-docs` of `wit-parser` holds that of one package: in a component, of its nameless
 //! world, but not of the interfaces of `cloud:identity` that it exports. Readers also take one from a component within, so
@@ -20,6 +21,9 @@ use crate::inventory::Inventory;
 /// `VersionInfo::format`.
 const FORMAT: u32 = 1;
 
+/// How long magic number, version and layer are together. Source: the Component Model's `Binary.md`, "preamble".
+const PREAMBLE: usize = 8;
+
 /// What is said. A `None` leaves the section out.
 pub(crate) struct Metadata {
     pub(crate) name: String,
@@ -33,10 +37,13 @@ pub(crate) struct Metadata {
 }
 
 impl Metadata {
-    /// The sections, and with an inventory also `.dep-v0`: the crates as `cargo auditable` would name them, so that a scanner
-    /// finds them in the component itself, where there is no bill of materials beside it.
-    pub(crate) fn sections(&self, inventory: Option<&Inventory>) -> Result<Vec<u8>> {
-        let mut bytes = Vec::new();
+    /// The component with these sections, and with an inventory also `.dep-v0`: the crates as `cargo auditable` would name them,
+    /// so that a scanner finds them in the component itself, where there is no bill of materials beside it.
+    pub(crate) fn put_into(&self, component: &[u8], inventory: Option<&Inventory>) -> Result<Vec<u8>> {
+        let (preamble, rest) = component
+            .split_at_checked(PREAMBLE)
+            .context("a component has eight bytes at least")?;
+        let mut bytes = preamble.to_vec();
         let mut name = ComponentNameSection::new();
         name.component(&self.name);
         name.append_to_component(&mut bytes);
@@ -68,6 +75,7 @@ impl Metadata {
         if let Some(inventory) = inventory {
             Dependencies::new(auditable(inventory)?)?.append_to_component(&mut bytes);
         }
+        bytes.extend_from_slice(rest);
         Ok(bytes)
     }
 }

@@ -112,10 +112,9 @@ impl WitPackage {
             homepage: about.homepage.clone(),
             revision: revision.map(str::to_owned),
         };
-        let mut bytes = wit_component::encode(&self.resolve, self.package, false)
+        let bytes = wit_component::encode(&self.resolve, self.package, false)
             .with_context(|| format!("cannot encode the WIT package {name}"))?;
-        bytes.extend(metadata.sections(None)?);
-        Ok(bytes)
+        metadata.put_into(&bytes, None)
     }
 
     /// The folder as it is, in one file. Owners, times and permissions are always the same.

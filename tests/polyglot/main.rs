@@ -6,6 +6,8 @@
 
 mod by_hand;
 mod guest;
+mod hosts;
+mod matrix;
 mod scenarios;
 mod scene;
 #[path = "../support/mod.rs"]

@@ -31,6 +31,12 @@ impl Emulated {
         let _entered = self.runtime.enter();
         self.emulator.start_key_vault([(name, secret)]).unwrap()
     }
+
+    /// Serves a vault without TLS too, and returns where.
+    pub(crate) fn serve_plain(&self, vault: &mut KeyVault) -> String {
+        let _entered = self.runtime.enter();
+        vault.serve_plain().unwrap()
+    }
 }
 
 impl Deref for Emulated {

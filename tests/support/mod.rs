@@ -4,6 +4,7 @@
 pub(crate) mod brokers;
 pub(crate) mod emulate;
 pub(crate) mod emulated;
+pub(crate) mod plug;
 pub(crate) mod program;
 pub(crate) mod served;
 pub(crate) mod server;

@@ -4,7 +4,7 @@
 use managed_identity_emulator::{Emulator, EmulatorConfig, Source};
 use managed_identity_host::EMBEDDED_0_2;
 use managed_identity_host::outbound::{Endpoint, EndpointPolicy, Outbound, OutboundConfig, OutboundHooks};
-use managed_identity_test_guests::EXAMPLE_RUST;
+use managed_identity_test_guests::CLIENT;
 use wac_graph::types::Package;
 use wac_graph::{CompositionGraph, EncodeOptions};
 use wasmtime::component::{Component, Linker, ResourceTable};
@@ -50,14 +50,14 @@ impl WasiHttpView for World {
 }
 
 #[tokio::test]
-async fn the_example_guest_gets_a_token_from_the_provider_it_is_plugged_into() {
+async fn a_guest_gets_a_token_from_the_provider_it_is_plugged_into() {
     let emulator = Emulator::start(EmulatorConfig::default()).unwrap();
     let environment = emulator.environment_for(Source::AppService);
     let endpoint = Endpoint::from_environment(&environment["IDENTITY_ENDPOINT"]).unwrap();
     let outbound = Outbound::new(EndpointPolicy::from_iter([endpoint]), OutboundConfig::default());
 
     let engine = Engine::default();
-    let component = Component::new(&engine, plug(EXAMPLE_RUST, EMBEDDED_0_2)).unwrap();
+    let component = Component::new(&engine, plug(CLIENT, EMBEDDED_0_2)).unwrap();
     let imports = component.component_type();
     for (name, _) in imports.imports(&engine) {
         assert!(name.starts_with("wasi:"), "the composition imports {name}");

@@ -1,4 +1,5 @@
-//! Builds a guest crate into a component, from the build script of whoever embeds it.
+//! Builds a guest crate into a component, from the build script of whoever embeds it; or from a shell, by the program of the
+//! same name.
 //!
 //! A build script cannot depend on an artifact for another target with stable cargo, so it runs a second cargo: for
 //! `wasm32-unknown-unknown`, because what std gives that target imports nothing, and the component then imports only what
@@ -57,6 +58,15 @@ pub struct Guest {
     features: Vec<String>,
 }
 
+/// What came of a guest.
+#[derive(Clone, Debug)]
+pub struct Built {
+    /// The component, in binary form.
+    pub component: Vec<u8>,
+    /// The files that it depends on.
+    pub watched: Vec<PathBuf>,
+}
+
 impl Guest {
     /// The package `package`, whose `Cargo.toml` is in `manifest_dir`, with no features, not even default ones.
     pub fn new(manifest_dir: impl Into<PathBuf>, package: impl Into<String>) -> Self {
@@ -82,6 +92,21 @@ impl Guest {
     /// world do not fit.
     pub fn build(&self, out_dir: &Path) -> Result<PathBuf> {
         println!("cargo::rerun-if-env-changed={}", toolchain::RUSTC_VARIABLE);
+        let built = self.component(&shared_target_dir(out_dir))?;
+        for file in built.watched {
+            println!("cargo::rerun-if-changed={}", file.display());
+        }
+        let path = out_dir.join(self.file_name());
+        fs::write(&path, built.component).with_context(|| format!("cannot write {}", path.display()))?;
+        Ok(path)
+    }
+
+    /// Builds the component and says nothing to cargo. What is made on the way stays in `target_dir`, for the next guest.
+    ///
+    /// # Errors
+    ///
+    /// As for [`build`](Self::build).
+    pub fn component(&self, target_dir: &Path) -> Result<Built> {
         let manifest_dir = self.manifest_dir.canonicalize().with_context(|| {
             format!(
                 "the sources of guest `{}` are not at {}",
@@ -91,14 +116,13 @@ impl Guest {
         })?;
         let workspace = workspace_root(&manifest_dir)?;
         let toolchain = Toolchain::find()?;
-        let target_dir = shared_target_dir(out_dir);
-        fs::create_dir_all(&target_dir).with_context(|| format!("cannot create {}", target_dir.display()))?;
+        fs::create_dir_all(target_dir).with_context(|| format!("cannot create {}", target_dir.display()))?;
 
         // Cargo puts the module of every feature set at one path, so the path is ours until the module has been read.
         // This is a lock of our own, not cargo's: the inner cargo takes and leaves its own while we hold this one.
         let lock = File::create(target_dir.join("component.lock")).context("cannot create the guest build's lock")?;
         lock.lock().context("cannot take the guest build's lock")?;
-        self.compile(&manifest_dir, &workspace, &target_dir, &toolchain)?;
+        self.compile(&manifest_dir, &workspace, target_dir, &toolchain)?;
         let artifact = target_dir
             .join(TARGET)
             .join(PROFILE)
@@ -107,17 +131,15 @@ impl Guest {
         let dep_info = String::from_utf8_lossy(&read(&artifact.with_extension("d"))?).into_owned();
         drop(lock);
 
-        for file in watched(&dep_info, &manifest_dir, &workspace) {
-            println!("cargo::rerun-if-changed={}", file.display());
-        }
         let component = ComponentEncoder::default()
             .validate(true)
             .module(&module)
             .and_then(|encoder| encoder.encode())
             .with_context(|| format!("cannot encode guest `{}` as a component", self.package))?;
-        let path = out_dir.join(self.file_name());
-        fs::write(&path, without_names(&component)?).with_context(|| format!("cannot write {}", path.display()))?;
-        Ok(path)
+        Ok(Built {
+            component: without_names(&component)?,
+            watched: watched(&dep_info, &manifest_dir, &workspace),
+        })
     }
 
     /// Runs the inner cargo. Its messages go to standard error, which the outer one shows when the build fails.

@@ -1,57 +1,12 @@
 //! `emulate` and `demo`: a platform where there is none.
 
-use crate::support::program::{command, keys, run};
+use crate::support::emulate::Emulate;
+use crate::support::program::{keys, run};
 use crate::{VAULT, WASI, token_arguments};
 use managed_identity_host::claims;
+use managed_identity_test_guests::PLUGIN_0_2;
 use serde_json::Value;
-use std::io::{BufRead as _, BufReader, Read as _};
-use std::process::{Child, Command, ExitStatus, Stdio};
-
-/// A running `emulate`, stopped by force if a test fails.
-struct Emulate {
-    child: Child,
-    output: BufReader<std::process::ChildStdout>,
-}
-
-impl Emulate {
-    fn start(arguments: &[&str]) -> Self {
-        let arguments = [&["emulate"], arguments].concat();
-        let mut child = command::<&str, &str>([], &arguments)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let output = BufReader::new(child.stdout.take().unwrap());
-        Self { child, output }
-    }
-
-    fn line(&mut self) -> String {
-        let mut line = String::new();
-        self.output.read_line(&mut line).unwrap();
-        line.strip_suffix('\n').expect("a whole line").to_owned()
-    }
-
-    /// Asks it to end, as a shell or a supervisor does.
-    fn stop(mut self, signal: &str) -> (ExitStatus, String) {
-        let kill = Command::new("kill")
-            .args([signal, &self.child.id().to_string()])
-            .status();
-        assert!(kill.unwrap().success());
-        let status = self.child.wait().unwrap();
-        let mut rest = String::new();
-        self.output.read_to_string(&mut rest).unwrap();
-        self.child.stderr.take().unwrap().read_to_string(&mut rest).unwrap();
-        (status, rest)
-    }
-}
-
-impl Drop for Emulate {
-    fn drop(&mut self) {
-        // It has ended by itself if all went well.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
+use std::process::Command;
 
 fn environment(ready: &Value) -> Vec<(String, String)> {
     ready["environment"]
@@ -166,6 +121,80 @@ fn every_source_that_has_what_it_needs_is_offered() {
 }
 
 #[test]
+fn a_vault_takes_the_tokens_and_has_the_secrets() {
+    let directory = scratch("vault");
+    let [authority, plugin] = ["ca.pem", "plugin.wasm"].map(|name| directory.join(name).to_str().unwrap().to_owned());
+    std::fs::write(&plugin, PLUGIN_0_2).unwrap();
+    for source in ["app-service", "imds"] {
+        let vault = [
+            "--vault",
+            "greeting=hello",
+            "--vault",
+            "empty=",
+            "--ca-file",
+            &authority,
+        ];
+        let mut emulate = Emulate::start(&[&["--output", "json", "--source", source][..], &vault].concat());
+        let ready: Value = serde_json::from_str(&emulate.line()).unwrap();
+        let [secure, plain] = ["VAULT_URL", "VAULT_URL_PLAIN"].map(|name| ready["environment"][name].as_str().unwrap());
+        let (secure, plain) = (
+            secure.strip_prefix("https://").unwrap(),
+            plain.strip_prefix("http://").unwrap(),
+        );
+        let authorize = format!("{secure}={VAULT}");
+        let authorized = ["--authorize", &authorize];
+        let as_they_are = ["--allow-http", &format!("http://{plain}")];
+        for (grants, scheme, vault, name, status) in [
+            (authorized, "https", secure, "greeting", 200),
+            (authorized, "https", secure, "empty", 200),
+            (authorized, "https", secure, "other", 404),
+            (as_they_are, "http", plain, "greeting", 401),
+        ] {
+            let path = format!("/secrets/{name}?api-version=7.4");
+            let arguments = [&["run"][..], &grants, &[&plugin, "send", scheme, vault, &path]].concat();
+            let mut environment = environment(&ready);
+            environment.push(("SSL_CERT_FILE".to_owned(), authority.clone()));
+            let outcome = run(environment, &arguments);
+            assert_eq!(outcome.success(), format!("ok status {status}"), "{source} {name}");
+        }
+        assert_eq!(emulate.stop("-TERM").0.code(), Some(0));
+    }
+    std::fs::remove_dir_all(directory).unwrap();
+}
+
+#[test]
+fn the_text_form_says_how_a_component_reads_a_secret() {
+    let directory = scratch("it's");
+    let authority = directory.join("ca.pem");
+    let vault = ["--vault", "first=1", "--vault", "second=2"];
+    let ca_file = ["--ca-file", authority.to_str().unwrap()];
+    for (more, quoted) in [
+        (&ca_file[..], authority.display().to_string().replace('\'', "'\\''")),
+        (&[], "ca.pem".to_owned()),
+    ] {
+        let mut emulate = Emulate::start(&[&["--source", "imds"], &vault[..], more].concat());
+        let lines: Vec<_> = (0..8).map(|_| emulate.line()).collect();
+        assert!(
+            lines[2].starts_with("export VAULT_URL='https://127.0.0.1:"),
+            "{lines:?}"
+        );
+        assert!(
+            lines[3].starts_with("export VAULT_URL_PLAIN='http://127.0.0.1:"),
+            "{lines:?}"
+        );
+        assert!(lines[4..].iter().all(|line| line.starts_with('#')), "{lines:?}");
+        assert!(
+            lines[6].starts_with(&format!("#   SSL_CERT_FILE='{quoted}' managed-identity run ")),
+            "{lines:?}"
+        );
+        assert!(lines[6].ends_with(" first"), "{lines:?}");
+        let (status, rest) = emulate.stop("-TERM");
+        assert_eq!((status.code(), rest.as_str()), (Some(0), ""));
+    }
+    std::fs::remove_dir_all(directory).unwrap();
+}
+
+#[test]
 fn the_whole_text_form_is_a_script_too() {
     let directory = scratch("script");
     let token = directory.join("token");
@@ -199,6 +228,9 @@ fn what_cannot_be_emulated_is_refused_with_the_reason() {
         (&["--arc-directory", "/does/not/exist"], 1, "/does/not/exist"),
         (&["--federated-token-file", "/does/not/exist"], 1, "/does/not/exist"),
         (&["--ca-file", "/does/not/exist"], 1, "/does/not/exist"),
+        (&["--vault", "greeting"], 2, "greeting=hello"),
+        (&["--vault", "=hello"], 2, "greeting=hello"),
+        (&["--vault", "a/b=hello"], 2, "greeting=hello"),
     ] {
         let outcome = run::<&str, &str>([], &[&["emulate"], arguments].concat());
         assert_eq!(

@@ -42,7 +42,7 @@ fn build() -> Result<()> {
             cache.build(Path::new(&out_dir))?.display()
         );
     }
-    let example = Guest::new("../../examples/guests/rust", "example-guest-rust").build(Path::new(&out_dir))?;
-    println!("cargo::rustc-env=EXAMPLE_RUST={}", example.display());
+    let client = Guest::new("client", "managed-identity-client-guest").build(Path::new(&out_dir))?;
+    println!("cargo::rustc-env=CLIENT={}", client.display());
     Ok(())
 }

@@ -12,8 +12,8 @@ pub const CACHE_DRAFT: &[u8] = include_bytes!(env!("CACHE_DRAFT"));
 /// `guest/cache` for the draft that Spin has.
 pub const CACHE_DRAFT2: &[u8] = include_bytes!(env!("CACHE_DRAFT2"));
 
-/// `examples/guests/rust`.
-pub const EXAMPLE_RUST: &[u8] = include_bytes!(env!("EXAMPLE_RUST"));
+/// A component of the world `client` of `cloud:identity` 0.2.
+pub const CLIENT: &[u8] = include_bytes!(env!("CLIENT"));
 
 /// The hostile guest for WASI 0.2. Its crate says what it can be told to do.
 pub const HOSTILE_0_2: &[u8] = include_bytes!(env!("HOSTILE_0_2"));

@@ -3,7 +3,7 @@
 use super::*;
 use crate::support::program::{Outcome, finish, run as run_program};
 use managed_identity_host::EMBEDDED_0_2;
-use managed_identity_test_guests::EXAMPLE_RUST;
+use managed_identity_test_guests::CLIENT;
 use std::fs;
 use std::sync::LazyLock;
 
@@ -14,7 +14,7 @@ static FOLDER: LazyLock<PathBuf> = LazyLock::new(|| {
     for (name, bytes) in [
         ("backup-0-2", PLUGIN_0_2),
         ("backup-0-3", PLUGIN_0_3),
-        ("client", EXAMPLE_RUST),
+        ("client", CLIENT),
         ("provider", EMBEDDED_0_2),
         ("text", b"not a component"),
         ("module", b"\0asm\x01\0\0\0"),

@@ -3,7 +3,7 @@
 use super::*;
 use managed_identity_host::plugin::needs_async;
 use managed_identity_host::{EMBEDDED_0_2, EMBEDDED_0_3};
-use managed_identity_test_guests::EXAMPLE_RUST;
+use managed_identity_test_guests::CLIENT;
 use wac_graph::types::Package;
 use wac_graph::{CompositionGraph, EncodeOptions};
 use wasmtime_wasi::FsPerms;
@@ -126,7 +126,7 @@ async fn a_component_of_the_client_world_says_how_it_went() {
         Policy::default().with(Caller::new("backup"), tokens([VAULT])),
     );
     for wasi in ["0.2", "0.3"] {
-        let plugin = engine(wasi).build().unwrap().load(EXAMPLE_RUST).unwrap();
+        let plugin = engine(wasi).build().unwrap().load(CLIENT).unwrap();
         let granted = plugin.command(gate.caller(Caller::new("backup"))).run().await.unwrap();
         assert!(
             matches!(&granted, PluginOutcome::Finished(text) if text.starts_with("a token from app-service")),
@@ -148,7 +148,7 @@ async fn a_composition_is_run_as_a_whole() {
         &emulated,
         Policy::default().with(Caller::new("composed"), tokens([VAULT])),
     );
-    let composed = plug(EXAMPLE_RUST, EMBEDDED_0_2);
+    let composed = plug(CLIENT, EMBEDDED_0_2);
     for wasi in ["0.2", "0.3"] {
         let plugin = engine(wasi).build().unwrap().load(&composed).unwrap();
         let command = plugin
@@ -189,7 +189,7 @@ fn what_a_plugin_needs_is_told_before_it_runs() {
     for (bytes, needed) in [
         (PLUGIN_0_2, false),
         (PLUGIN_0_3, true),
-        (EXAMPLE_RUST, false),
+        (CLIENT, false),
         (EMBEDDED_0_2, false),
         (EMBEDDED_0_3, true),
     ] {

@@ -329,11 +329,16 @@ Examples:
   managed-identity emulate
   managed-identity emulate --listen 127.0.0.1:0 --output json
   managed-identity emulate --source workload-identity --federated-token-file token --ca-file ca.pem
+  managed-identity emulate --vault greeting=hello --ca-file ca.pem
 
 Prints the environment variables that lead clients here, then serves until interrupted. The tokens are signed with a \
 key made at start; OpenID Connect discovery and the key set are served too. The endpoints below /control take delays \
 and faults. Without --source, the variables are those of App Service and IMDS, and those of the other sources follow in \
-comments (in JSON: in `environments`).")]
+comments (in JSON: in `environments`).
+
+With --vault there is also a stand-in for a vault of Azure Key Vault, which takes these tokens: at VAULT_URL, with a \
+certificate of the authority in --ca-file, and at VAULT_URL_PLAIN without TLS. The latter is only for hosts of components \
+that cannot be made to trust an authority of one's own: whoever sees such a request has the token.")]
 pub(crate) struct EmulateArguments {
     /// Loopback address to listen on; port 0 takes a free one
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:0")]
@@ -358,7 +363,14 @@ pub(crate) struct EmulateArguments {
     #[arg(long, value_name = "FILE")]
     pub(crate) federated_token_file: Option<PathBuf>,
 
-    /// Write the authority of the certificate of the TLS port, in PEM, for instance for SSL_CERT_FILE
+    /// Put this secret into a vault that takes the tokens; may be given more than once
+    ///
+    /// What is given here can be seen by other users of this machine while the command runs: it is no place for a real
+    /// secret.
+    #[arg(long = "vault", value_name = "NAME=VALUE", value_parser = secret)]
+    pub(crate) secrets: Vec<(String, String)>,
+
+    /// Write the authority of the certificate of all ports with TLS, in PEM, for instance for SSL_CERT_FILE
     #[arg(long, value_name = "FILE")]
     pub(crate) ca_file: Option<PathBuf>,
 
@@ -675,6 +687,18 @@ fn variable(text: &str) -> Result<(String, String), String> {
         .split_once('=')
         .filter(|(name, _)| !name.is_empty())
         .ok_or("write a name, `=` and a value, such as `LANG=C`")?;
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+/// A secret of a vault, by a name that Key Vault takes.
+fn secret(text: &str) -> Result<(String, String), String> {
+    let is_name = |name: &str| {
+        (1..=127).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+    };
+    let (name, value) = text
+        .split_once('=')
+        .filter(|(name, _)| is_name(name))
+        .ok_or("write a name of at most 127 letters, digits and `-`, then `=` and a value, such as `greeting=hello`")?;
     Ok((name.to_owned(), value.to_owned()))
 }
 

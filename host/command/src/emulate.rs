@@ -3,10 +3,34 @@
 use crate::arguments::{EmulateArguments, Output};
 use crate::report;
 use anyhow::{Context as _, bail};
-use managed_identity_emulator::{Emulator, EmulatorConfig, Source};
+use managed_identity_emulator::{Emulator, EmulatorConfig, KeyVault, Source};
 use serde_json::{Map, json};
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+
+/// Leads to the vault, with TLS.
+const VAULT_URL: &str = "VAULT_URL";
+
+/// Leads to the same vault without TLS. Its name says what is wrong with it.
+const VAULT_URL_PLAIN: &str = "VAULT_URL_PLAIN";
+
+/// What is running, and what of it is to be told.
+struct Stage {
+    emulator: Emulator,
+    source: Option<Source>,
+    vault: Option<Vault>,
+    /// Where the authority of all certificates was written to.
+    ca_file: Option<PathBuf>,
+}
+
+/// A vault that takes the tokens.
+struct Vault {
+    running: KeyVault,
+    plain_url: String,
+    /// The name of one of its secrets.
+    secret: String,
+}
 
 pub(crate) async fn run(arguments: EmulateArguments) -> anyhow::Result<ExitCode> {
     let config = EmulatorConfig {
@@ -29,67 +53,125 @@ pub(crate) async fn run(arguments: EmulateArguments) -> anyhow::Result<ExitCode>
         std::fs::write(file, certificate.authority_pem())
             .with_context(|| format!("The certificate cannot be written to {}", file.display()))?;
     }
+    let stage = Stage {
+        vault: Vault::start(&emulator, arguments.secrets).context("The vault cannot start")?,
+        emulator,
+        source: arguments.source,
+        ca_file: arguments.ca_file,
+    };
     // Whoever reads what is printed may end the emulator at once.
     let interrupted = interrupted()?;
     match arguments.output {
-        Output::Json => print_json(&emulator, arguments.source)?,
-        Output::Text => print_shell(&emulator, arguments.source)?,
+        Output::Json => stage.print_json()?,
+        Output::Text => stage.print_shell()?,
     }
     interrupted.await;
-    emulator.shutdown().await;
+    stage.emulator.shutdown().await;
     Ok(ExitCode::SUCCESS)
 }
 
-/// The variables to begin with: those of the source, or those that need no choice.
-fn first_environment(emulator: &Emulator, source: Option<Source>) -> BTreeMap<String, String> {
-    match source {
-        Some(source) => emulator.environment_for(source),
-        None => emulator.environment(),
+impl Vault {
+    /// None without secrets: there would be nothing to ask it for.
+    fn start(emulator: &Emulator, secrets: Vec<(String, String)>) -> anyhow::Result<Option<Self>> {
+        let Some((secret, _)) = secrets.first().cloned() else {
+            return Ok(None);
+        };
+        let mut running = emulator.start_key_vault(secrets)?;
+        Ok(Some(Self {
+            plain_url: running.serve_plain()?,
+            running,
+            secret,
+        }))
+    }
+
+    /// How a component reads a secret of it, as comments.
+    fn instructions(&self, ca_file: Option<&Path>) -> anyhow::Result<String> {
+        let ca_file = match ca_file {
+            Some(file) => std::path::absolute(file)?.display().to_string(),
+            None => "ca.pem".to_owned(),
+        };
+        Ok(format!(
+            "\n#\n# A component that reads a secret of the vault, whose certificate is of the authority in --ca-file:\
+             \n#   SSL_CERT_FILE={} managed-identity run --allow https://vault.azure.net --allow-http \"${VAULT_URL}\" \
+             fetch-secret.wasm \"${VAULT_URL}\" {}\
+             \n# {VAULT_URL_PLAIN} is the same vault without TLS, only for hosts that can trust no such authority.",
+            quoted(&ca_file),
+            self.secret
+        ))
     }
 }
 
-fn print_json(emulator: &Emulator, source: Option<Source>) -> anyhow::Result<()> {
-    let mut ready = json!({
-        "listening": emulator.listening().to_string(),
-        "listening_tls": emulator.tls_listening().map(|address| address.to_string()),
-        "environment": first_environment(emulator, source),
-    });
-    if source.is_none() {
-        let environments: Map<_, _> = offered(emulator)
-            .map(|source| (source.to_string(), json!(emulator.environment_for(source))))
-            .collect();
-        ready["environments"] = environments.into();
-    }
-    report::line(ready)
-}
-
-fn print_shell(emulator: &Emulator, source: Option<Source>) -> anyhow::Result<()> {
-    let mut text = format!(
-        "# Listening on {}. Paste these lines into a shell; stop with Ctrl-C.",
-        emulator.listening()
-    );
-    text.push_str(&exports(&first_environment(emulator, source)));
-    if source.is_none() {
-        let listed = offered(emulator).filter(|source| !matches!(source, Source::AppService | Source::Imds));
-        for source in listed {
-            let lines = exports(&emulator.environment_for(source));
-            // A value may have several lines, and all of them are comments.
-            text.push_str(&format!("\n#\n# --source {source}:{}", lines.replace('\n', "\n# ")));
+impl Stage {
+    /// The variables to begin with: those of the source, or those that need no choice, and those of the vault.
+    fn environment(&self) -> BTreeMap<String, String> {
+        let mut environment = match self.source {
+            Some(source) => self.emulator.environment_for(source),
+            None => self.emulator.environment(),
+        };
+        if let Some(vault) = &self.vault {
+            environment.insert(VAULT_URL.to_owned(), vault.running.base_url().to_owned());
+            environment.insert(VAULT_URL_PLAIN.to_owned(), vault.plain_url.clone());
         }
+        environment
     }
-    report::line(text)
+
+    fn print_json(&self) -> anyhow::Result<()> {
+        let mut ready = json!({
+            "listening": self.emulator.listening().to_string(),
+            "listening_tls": self.emulator.tls_listening().map(|address| address.to_string()),
+            "environment": self.environment(),
+        });
+        if self.source.is_none() {
+            let environments: Map<_, _> = self
+                .offered()
+                .map(|source| (source.to_string(), json!(self.emulator.environment_for(source))))
+                .collect();
+            ready["environments"] = environments.into();
+        }
+        report::line(ready)
+    }
+
+    fn print_shell(&self) -> anyhow::Result<()> {
+        let mut text = format!(
+            "# Listening on {}. Paste these lines into a shell; stop with Ctrl-C.",
+            self.emulator.listening()
+        );
+        text.push_str(&exports(&self.environment()));
+        if let Some(vault) = &self.vault {
+            text.push_str(&vault.instructions(self.ca_file.as_deref())?);
+        }
+        if self.source.is_none() {
+            let listed = self
+                .offered()
+                .filter(|source| !matches!(source, Source::AppService | Source::Imds));
+            for source in listed {
+                let lines = exports(&self.emulator.environment_for(source));
+                // A value may have several lines, and all of them are comments.
+                text.push_str(&format!("\n#\n# --source {source}:{}", lines.replace('\n', "\n# ")));
+            }
+        }
+        report::line(text)
+    }
+
+    fn offered(&self) -> impl Iterator<Item = Source> + '_ {
+        Source::ALL
+            .iter()
+            .copied()
+            .filter(|source| self.emulator.offers(*source))
+    }
 }
 
 /// Each variable on a line that a shell understands, with the line's end before it.
 fn exports(environment: &BTreeMap<String, String>) -> String {
     environment
         .iter()
-        .map(|(name, value)| format!("\nexport {name}='{}'", value.replace('\'', "'\\''")))
+        .map(|(name, value)| format!("\nexport {name}={}", quoted(value)))
         .collect()
 }
 
-fn offered(emulator: &Emulator) -> impl Iterator<Item = Source> + '_ {
-    Source::ALL.iter().copied().filter(|source| emulator.offers(*source))
+/// As a shell takes it whole.
+fn quoted(value: &str) -> String {
+    format!("'{}'", value.replace('\'', "'\\''"))
 }
 
 /// Completes at Ctrl-C or, where there is such a thing, at a request to terminate or a terminal's end. Those that come between

@@ -7,7 +7,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -16,6 +15,7 @@ use crate::config::EmulatorConfig;
 use crate::fault::Fault;
 use crate::identities::Identities;
 use crate::key_vault::KeyVault;
+use crate::loopback::listen;
 use crate::protocol::{Addresses, ENDPOINTS, Source, Variables};
 use crate::record::{RecordedRequest, Stats};
 use crate::secure::Secure;
@@ -105,7 +105,7 @@ impl Emulator {
     /// [authority](Certificate::authority_pem); those of Service Fabric know it by its thumbprint, and those of identity
     /// bindings find the authority in their environment.
     pub fn certificate(&self) -> Option<&Certificate> {
-        self.world.secure.as_ref().map(|secure| &secure.certificate)
+        self.world.secure.as_ref().map(|secure| &*secure.certificate)
     }
 
     /// The variables that lead clients here without further ado: those of App Service, and of IMDS for clients that do
@@ -222,7 +222,8 @@ impl Emulator {
     }
 
     /// Starts a stand-in for a vault of Azure Key Vault that takes the tokens of this emulator and has these secrets, on a
-    /// port of its own of the same address.
+    /// port of its own of the same address. It presents the [certificate](Self::certificate) of the port with TLS, or one of
+    /// its own where there is no such port.
     ///
     /// # Errors
     /// What the operating system says about the address.
@@ -231,13 +232,17 @@ impl Emulator {
         secrets: impl IntoIterator<Item = (N, V)>,
     ) -> io::Result<KeyVault> {
         let (listener, listening) = listen(SocketAddr::new(self.listening.ip(), 0))?;
+        let secure = match &self.world.secure {
+            Some(secure) => secure.beside(listening),
+            None => Secure::new(listening)?,
+        };
         let secrets = secrets.into_iter().map(|(name, value)| (name.into(), value.into()));
-        KeyVault::start(
+        Ok(KeyVault::start(
             listener,
-            Secure::new(listening)?,
+            secure,
             Arc::clone(&self.world),
             secrets.collect(),
-        )
+        ))
     }
 
     /// Stops listening, drops all connections, finished or not, and removes the files that were written.
@@ -252,18 +257,6 @@ impl Drop for Emulator {
     fn drop(&mut self) {
         self.world.remove_files();
     }
-}
-
-fn listen(address: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {
-    let listener = std::net::TcpListener::bind(address).map_err(|error| {
-        io::Error::new(
-            error.kind(),
-            format!("the emulator cannot listen on {address}: {error}"),
-        )
-    })?;
-    listener.set_nonblocking(true)?;
-    let listening = listener.local_addr()?;
-    Ok((TcpListener::from_std(listener)?, listening))
 }
 
 impl fmt::Debug for Emulator {

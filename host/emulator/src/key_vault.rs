@@ -1,7 +1,8 @@
 //! A stand-in for a vault of Azure Key Vault: something that a token opens.
 //!
 //! The part of the protocol that it speaks ("Get Secret", Azure Key Vault REST API; "Authentication, requests and
-//! responses", Azure Key Vault documentation), over TLS only:
+//! responses", Azure Key Vault documentation), over TLS, and without if it is told to
+//! [for clients that trust no authority of one's own](KeyVault::serve_plain):
 //!
 //! 1. `GET /secrets/{name}?api-version=7.4` without a token, or with one that is not taken, is answered 401, with the
 //!    challenge `WWW-Authenticate: Bearer authorization="https://login…/{tenant}", resource="https://vault.azure.net"`.
@@ -38,8 +39,9 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::Deserialize;
 use serde_json::json;
 use sha2::{Digest, Sha256};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
 use crate::clock;
@@ -91,12 +93,22 @@ pub enum Echo {
 pub struct KeyVault {
     secure: Secure,
     vault: Arc<Vault>,
-    server: JoinHandle<()>,
+    /// One for each port. They end with it.
+    servers: JoinSet<()>,
+}
+
+/// A port of the vault.
+#[derive(Clone)]
+struct Port {
+    /// How it is reached, and with what the ids of secrets begin.
+    base_url: Arc<str>,
+    /// Without one, it speaks plain HTTP.
+    acceptor: Option<TlsAcceptor>,
+    vault: Arc<Vault>,
 }
 
 /// What all connections share.
 struct Vault {
-    base_url: String,
     /// Who issues the tokens.
     world: Arc<World>,
     secrets: BTreeMap<String, String>,
@@ -132,20 +144,46 @@ impl KeyVault {
         secure: Secure,
         world: Arc<World>,
         secrets: BTreeMap<String, String>,
-    ) -> io::Result<Self> {
+    ) -> Self {
         let vault = Arc::new(Vault {
-            base_url: secure.base_url.clone(),
             world,
             secrets,
             recorder: Recorder::new(),
             state: Mutex::default(),
         });
-        let acceptor = TlsAcceptor::from(Arc::clone(&secure.server_config));
-        let server = tokio::spawn(serve(listener, acceptor, Arc::clone(&vault)));
-        Ok(Self { secure, vault, server })
+        let port = Port {
+            base_url: secure.base_url.as_str().into(),
+            acceptor: Some(Arc::clone(&secure.server_config).into()),
+            vault: Arc::clone(&vault),
+        };
+        let mut servers = JoinSet::new();
+        servers.spawn(serve(listener, port));
+        Self { secure, vault, servers }
     }
 
-    /// The address and port that accept connections.
+    /// Serves the same vault also without TLS, on a port of its own of the same address: for clients that cannot be made to
+    /// trust an authority of one's own. Returns `http://` and the address, without a trailing slash.
+    ///
+    /// No vault of Azure's does this: whoever sees such a request has the token.
+    ///
+    /// # Errors
+    /// What the operating system says about the address.
+    ///
+    /// # Panics
+    /// Outside a Tokio runtime with I/O and time.
+    pub fn serve_plain(&mut self) -> io::Result<String> {
+        let (listener, listening) = loopback::listen(SocketAddr::new(self.secure.listening.ip(), 0))?;
+        let base_url = format!("http://{listening}");
+        let port = Port {
+            base_url: base_url.as_str().into(),
+            acceptor: None,
+            vault: Arc::clone(&self.vault),
+        };
+        self.servers.spawn(serve(listener, port));
+        Ok(base_url)
+    }
+
+    /// The address and port that accept connections with TLS.
     pub fn listening(&self) -> SocketAddr {
         self.secure.listening
     }
@@ -184,12 +222,6 @@ impl KeyVault {
     }
 }
 
-impl Drop for KeyVault {
-    fn drop(&mut self) {
-        self.server.abort();
-    }
-}
-
 impl fmt::Debug for KeyVault {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter
@@ -200,14 +232,14 @@ impl fmt::Debug for KeyVault {
 }
 
 /// Accepts connections for ever.
-async fn serve(listener: TcpListener, acceptor: TlsAcceptor, vault: Arc<Vault>) {
+async fn serve(listener: TcpListener, port: Port) {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
             Some(_) = connections.join_next() => {}
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
-                    connections.spawn(converse(stream, acceptor.clone(), Arc::clone(&vault)));
+                    connections.spawn(converse(stream, port.clone()));
                 }
                 Err(_) => tokio::time::sleep(ACCEPT_REST).await,
             },
@@ -216,14 +248,20 @@ async fn serve(listener: TcpListener, acceptor: TlsAcceptor, vault: Arc<Vault>) 
 }
 
 /// Serves one connection. Whatever goes wrong on it ends it and concerns nobody else.
-async fn converse(stream: TcpStream, acceptor: TlsAcceptor, vault: Arc<Vault>) {
+async fn converse(stream: TcpStream, port: Port) {
     let _ = stream.set_nodelay(true);
-    let Ok(Ok(stream)) = tokio::time::timeout(HEAD_TIMEOUT, acceptor.accept(stream)).await else {
-        return;
+    let Some(acceptor) = &port.acceptor else {
+        return answer_all(stream, &port).await;
     };
-    let service = service_fn(move |request: Request<Incoming>| {
-        let vault = Arc::clone(&vault);
-        async move { Ok::<_, Infallible>(vault.serve(request).await) }
+    if let Ok(Ok(stream)) = tokio::time::timeout(HEAD_TIMEOUT, acceptor.accept(stream)).await {
+        answer_all(stream, &port).await;
+    }
+}
+
+/// Answers the requests of one connection, until it ends.
+async fn answer_all(stream: impl AsyncRead + AsyncWrite + Unpin, port: &Port) {
+    let service = service_fn(|request: Request<Incoming>| async {
+        Ok::<_, Infallible>(port.vault.serve(request, &port.base_url).await)
     });
     let _ = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -238,18 +276,18 @@ impl Vault {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn serve(&self, request: Request<Incoming>) -> Response<Chunks> {
+    async fn serve(&self, request: Request<Incoming>, base_url: &str) -> Response<Chunks> {
         let (parts, mut body) = request.into_parts();
         // Nothing that is asked has a body; the connection can be used again when it has been read.
         while let Some(Ok(_)) = body.frame().await {}
         let in_progress = self.recorder.arrived(&parts, None, &Asked::default());
-        let (reply, chunk) = self.answer(&parts).unwrap_or_else(|refusal| (refusal, None));
+        let (reply, chunk) = self.answer(&parts, base_url).unwrap_or_else(|refusal| (refusal, None));
         in_progress.answered(reply.status);
         Chunks::of(reply, chunk)
     }
 
     /// The reply, and the size of its chunks if it has any.
-    fn answer(&self, request: &Parts) -> Result<(Reply, Option<usize>), Reply> {
+    fn answer(&self, request: &Parts, base_url: &str) -> Result<(Reply, Option<usize>), Reply> {
         if !loopback::names_loopback(request) {
             let message = "this vault answers requests for loopback hosts only";
             return Err(error(StatusCode::BAD_REQUEST, "BadParameter", message));
@@ -267,7 +305,7 @@ impl Vault {
         if let Some(url) = &behaviour.redirect_to {
             return Ok((with(Reply::empty(StatusCode::FOUND), LOCATION, url), None));
         }
-        let reply = self.secret(request)?;
+        let reply = self.secret(request, base_url)?;
         Ok(match behaviour.echo {
             None => (reply, None),
             Some(Echo::Header) => (with(reply, ECHO_FIELD, authorization), None),
@@ -332,7 +370,7 @@ impl Vault {
         Ok(())
     }
 
-    fn secret(&self, request: &Parts) -> Result<Reply, Reply> {
+    fn secret(&self, request: &Parts, base_url: &str) -> Result<Reply, Reply> {
         let path = request.uri.path();
         let Some(name) = path.strip_prefix("/secrets/").filter(|name| !name.contains('/')) else {
             return Err(error(
@@ -358,7 +396,7 @@ impl Vault {
             StatusCode::OK,
             &json!({
                 "value": value,
-                "id": format!("{}/secrets/{name}/00000000000000000000000000000001", self.base_url),
+                "id": format!("{base_url}/secrets/{name}/00000000000000000000000000000001"),
                 "attributes": {"enabled": true, "recoveryLevel": "Recoverable+Purgeable"},
             }),
         ))

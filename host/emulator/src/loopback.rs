@@ -8,6 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use http::header::HOST;
 use http::request::Parts;
 use http::uri::Authority;
+use tokio::net::TcpListener;
 
 /// Refuses to listen anywhere but on loopback.
 pub(crate) fn check_listen_address(address: SocketAddr) -> io::Result<()> {
@@ -19,6 +20,19 @@ pub(crate) fn check_listen_address(address: SocketAddr) -> io::Result<()> {
          address; use 127.0.0.1:0 or [::1]:0"
     );
     Err(io::Error::new(io::ErrorKind::InvalidInput, message))
+}
+
+/// Listens on an address that was [checked](check_listen_address), or on another port of it, and says on which.
+pub(crate) fn listen(address: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {
+    let listener = std::net::TcpListener::bind(address).map_err(|error| {
+        io::Error::new(
+            error.kind(),
+            format!("the emulator cannot listen on {address}: {error}"),
+        )
+    })?;
+    listener.set_nonblocking(true)?;
+    let listening = listener.local_addr()?;
+    Ok((TcpListener::from_std(listener)?, listening))
 }
 
 /// Whether the request names this machine: in its one `Host` header and, if it is in absolute form, in its target too.

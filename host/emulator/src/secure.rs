@@ -1,4 +1,4 @@
-//! The port with TLS: where it is, and the certificate that it presents.
+//! Ports with TLS: where they are, and the certificate that they present.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -9,12 +9,12 @@ use rustls::ServerConfig;
 use crate::protocol::TOKEN_PROXY_SERVER_NAME;
 use crate::tls::Certificate;
 
-/// The port with TLS.
+/// A port with TLS.
 pub(crate) struct Secure {
     pub listening: SocketAddr,
     /// `https://` and the address, without a trailing slash.
     pub base_url: String,
-    pub certificate: Certificate,
+    pub certificate: Arc<Certificate>,
     pub server_config: Arc<ServerConfig>,
 }
 
@@ -34,7 +34,17 @@ impl Secure {
             listening,
             base_url: format!("https://{listening}"),
             server_config: certificate.server_config()?,
-            certificate,
+            certificate: Arc::new(certificate),
         })
+    }
+
+    /// Another port of the same address, which presents the same certificate: clients have one authority to trust.
+    pub(crate) fn beside(&self, listening: SocketAddr) -> Self {
+        Self {
+            listening,
+            base_url: format!("https://{listening}"),
+            certificate: Arc::clone(&self.certificate),
+            server_config: Arc::clone(&self.server_config),
+        }
     }
 }

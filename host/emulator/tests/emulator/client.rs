@@ -118,6 +118,13 @@ pub(crate) async fn ask_vault(vault: &KeyVault, method: &str, target: &str, head
         .unwrap()
 }
 
+/// The same without TLS, at a URL that [`KeyVault::serve_plain`] returned.
+pub(crate) async fn ask_plain_vault(base_url: &str, target: &str, headers: &[(&str, &str)]) -> Answer {
+    let address = base_url.strip_prefix("http://").unwrap().parse().unwrap();
+    let request = request(address, "GET", target, headers, "");
+    Answer::parse(&exchange_raw(address, request.as_bytes()).await).unwrap()
+}
+
 async fn exchange_tls(
     address: SocketAddr,
     certificate: &Certificate,

@@ -1,12 +1,13 @@
 //! The stand-in for Key Vault: which tokens it takes, and what it says to others.
 
-use crate::client::{Answer, app_service, ask_vault};
-use crate::{VAULT, emulator, signing_key};
+use crate::client::{Answer, app_service, ask_plain_vault, ask_vault};
+use crate::{VAULT, emulator, signing_key, started};
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use managed_identity_emulator::key_vault::{Behaviour, Echo};
-use managed_identity_emulator::{Emulator, KeyVault, SigningKey};
+use managed_identity_emulator::{Emulator, EmulatorConfig, KeyVault, SigningKey};
 use serde_json::{Value, json};
+use tokio::net::TcpStream;
 
 const GREETING: &str = "/secrets/greeting?api-version=7.4";
 
@@ -189,4 +190,51 @@ async fn it_does_wrong_what_it_is_told_to() {
     assert!(body.starts_with("64\r\n") && !body.contains(&token), "{body}");
     behave(None, None);
     assert_eq!(ask(&vault, &token).await.json()["value"], "hello");
+}
+
+#[tokio::test]
+async fn it_is_the_same_vault_without_tls_once_it_is_told_to_be_there() {
+    let emulator = emulator();
+    let mut vault = vault(&emulator);
+    let plain = vault.serve_plain().unwrap();
+    let claims = r#"{"access_token":{"nbf":{"essential":true}}}"#;
+    vault.demand_claims(claims);
+    let (first, second) = (token(&emulator, VAULT).await, token(&emulator, VAULT).await);
+    // What one port has been told, the other knows.
+    assert_eq!(ask(&vault, &first).await.status, 401);
+    for (token, status) in [(&first, 401), (&second, 200)] {
+        let authorization = format!("Bearer {token}");
+        let answer = ask_plain_vault(&plain, GREETING, &[("authorization", &authorization)]).await;
+        assert_eq!(answer.status, status);
+        if status == 200 {
+            let body = answer.json();
+            assert_eq!(body["value"], "hello");
+            let id = body["id"].as_str().unwrap();
+            assert!(id.starts_with(&format!("{plain}/secrets/greeting/")), "{id}");
+        }
+    }
+    assert_eq!(ask(&vault, &second).await.status, 200);
+    assert_eq!(ask_plain_vault(&plain, GREETING, &[]).await.status, 401);
+    assert_eq!((vault.tokens(), vault.requests().len()), (2, 5));
+
+    drop(vault);
+    // The tasks end at the next moment at which they could have run.
+    while TcpStream::connect(plain.strip_prefix("http://").unwrap()).await.is_ok() {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn whoever_trusts_the_platform_trusts_the_vault() {
+    let emulator = emulator();
+    let platform = emulator.certificate().unwrap();
+    assert_eq!(vault(&emulator).certificate().authority_pem(), platform.authority_pem());
+    // Where the platform has no certificate, the vault has one all the same.
+    let emulator = started(EmulatorConfig {
+        tls: false,
+        ..EmulatorConfig::default()
+    });
+    let vault = vault(&emulator);
+    let token = token(&emulator, VAULT).await;
+    assert_eq!(ask(&vault, &token).await.status, 200);
 }

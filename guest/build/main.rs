@@ -9,9 +9,11 @@ use std::{env, fs};
 
 fn main() -> Result<()> {
     let arguments: Vec<_> = env::args().skip(1).collect();
-    let [folder, package, target_dir, file] = &arguments[..] else {
-        bail!("usage: managed-identity-guest-build FOLDER PACKAGE TARGET-FOLDER FILE.wasm");
+    let [folder, package, target_dir, file, features @ ..] = &arguments[..] else {
+        bail!("usage: managed-identity-guest-build FOLDER PACKAGE TARGET-FOLDER FILE.wasm [FEATURE...]");
     };
-    let built = Guest::new(folder, package).component(Path::new(target_dir))?;
+    let built = Guest::new(folder, package)
+        .features(features)
+        .component(Path::new(target_dir))?;
     fs::write(file, built.component).with_context(|| format!("cannot write {file}"))
 }

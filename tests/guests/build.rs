@@ -42,6 +42,8 @@ fn build() -> Result<()> {
             cache.build(Path::new(&out_dir))?.display()
         );
     }
+    let deny = Guest::new("deny", "managed-identity-deny-guest").build(Path::new(&out_dir))?;
+    println!("cargo::rustc-env=DENY={}", deny.display());
     let client = Guest::new("client", "managed-identity-client-guest").build(Path::new(&out_dir))?;
     println!("cargo::rustc-env=CLIENT={}", client.display());
     Ok(())

@@ -15,6 +15,9 @@ pub const CACHE_DRAFT2: &[u8] = include_bytes!(env!("CACHE_DRAFT2"));
 /// A component of the world `client` of `cloud:identity` 0.2.
 pub const CLIENT: &[u8] = include_bytes!(env!("CLIENT"));
 
+/// What Spin puts in the place of everything that a dependency does not inherit.
+pub const DENY: &[u8] = include_bytes!(env!("DENY"));
+
 /// The hostile guest for WASI 0.2. Its crate says what it can be told to do.
 pub const HOSTILE_0_2: &[u8] = include_bytes!(env!("HOSTILE_0_2"));
 

@@ -231,8 +231,8 @@ async fn what_goes_wrong_is_told_by_status_and_sentence() {
             (
                 "greeting",
                 Some(("VAULT_URL", "")),
-                if name == "rust" { StatusCode::BAD_GATEWAY } else { StatusCode::INTERNAL_SERVER_ERROR },
-                "",
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "VAULT_URL is not set",
             ),
             (
                 "greeting",

@@ -157,5 +157,7 @@ fn finish(mut graph: CompositionGraph, package: PackageId, instance: NodeId) -> 
             .map_err(|error| error.to_string())?;
         graph.export(export, &name).map_err(|error| error.to_string())?;
     }
-    graph.encode(EncodeOptions::default()).map_err(|error| error.to_string())
+    graph
+        .encode(EncodeOptions::default())
+        .map_err(|error| error.to_string())
 }

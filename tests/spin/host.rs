@@ -119,7 +119,11 @@ impl WasiHttpHooks for Network {
 
 impl Application {
     /// An application of one composed component.
-    pub(crate) fn new(component: &[u8], environment: BTreeMap<String, String>, allowed_outbound_hosts: &[String]) -> Self {
+    pub(crate) fn new(
+        component: &[u8],
+        environment: BTreeMap<String, String>,
+        allowed_outbound_hosts: &[String],
+    ) -> Self {
         let component = Component::new(engine(), component).unwrap();
         let mut linker = Linker::new(engine());
         wasmtime_wasi::p2::add_to_linker_async(&mut linker).unwrap();
@@ -174,18 +178,28 @@ impl Application {
             .method(Method::GET)
             .uri(format!("http://application.example{path}"))
             .header("host", "application.example")
-            .body(Empty::<Bytes>::new().map_err(|never| match never {}))
+            .body(Empty::<Bytes>::new().map_err(|never| -> Error { match never {} }))
             .unwrap();
-        let request = store.data_mut().http().new_incoming_request::<http_body_util::combinators::MapErr<Empty<Bytes>, fn(std::convert::Infallible) -> Error>>(Scheme::Http, request).unwrap();
+        let request = store
+            .data_mut()
+            .http()
+            .new_incoming_request(Scheme::Http, request)
+            .unwrap();
         let (sender, reply) = oneshot::channel();
         let reply_to = store.data_mut().http().new_response_outparam(sender).unwrap();
         let component = self.component.clone();
         // The component goes on after it has begun to answer.
         let task = tokio::spawn(async move {
             let proxy = component.instantiate_async(&mut store).await?;
-            proxy.wasi_http_incoming_handler().call_handle(&mut store, request, reply_to).await
+            proxy
+                .wasi_http_incoming_handler()
+                .call_handle(&mut store, request, reply_to)
+                .await
         });
-        let (head, body) = reply.await.expect("it answers").unwrap().into_parts();
+        let Ok(reply) = reply.await else {
+            panic!("it ended without an answer: {:?}", task.await.unwrap());
+        };
+        let (head, body) = reply.unwrap().into_parts();
         let body = body.collect().await.unwrap().to_bytes();
         task.await.unwrap().unwrap();
         (head.status, String::from_utf8(body.to_vec()).unwrap())

@@ -133,8 +133,12 @@ impl Cloud {
                 other => panic!("{other} is not expected"),
             };
         }
-        component.environment.insert("VAULT_URL".to_owned(), self.vault_url.clone());
-        component.environment.insert("MANAGED_IDENTITY_CACHE_KEY".to_owned(), KEY.to_owned());
+        component
+            .environment
+            .insert("VAULT_URL".to_owned(), self.vault_url.clone());
+        component
+            .environment
+            .insert("MANAGED_IDENTITY_CACHE_KEY".to_owned(), KEY.to_owned());
         component.environment.extend(identity);
         change(&mut component);
         let composed = compose(handler(name), &dependencies(&component)).unwrap();
@@ -208,13 +212,19 @@ async fn a_vault_that_refuses_a_token_gets_another_one() {
             let application = cloud.application(manifest, name, |_| ());
             let path = format!("/{name}/greeting");
             assert_eq!(application.get(&path).await.0, StatusCode::OK);
-            cloud.vault.demand_claims(r#"{"access_token":{"nbf":{"essential":true,"value":"1"}}}"#);
+            cloud
+                .vault
+                .demand_claims(r#"{"access_token":{"nbf":{"essential":true,"value":"1"}}}"#);
             let (status, body) = application.get(&path).await;
             assert_eq!(status, StatusCode::OK, "{manifest}, {name}: {body}");
             let asked = cloud.requests();
             assert_eq!(application.get(&path).await.0, StatusCode::OK);
             // The cache has the new one.
-            assert_eq!(cloud.requests() - asked, u64::from(manifest == "spin.toml"), "{manifest}, {name}");
+            assert_eq!(
+                cloud.requests() - asked,
+                u64::from(manifest == "spin.toml"),
+                "{manifest}, {name}"
+            );
             cloud.stop().await;
         }
     }
@@ -226,7 +236,12 @@ async fn what_goes_wrong_is_told_by_status_and_sentence() {
         let cloud = Cloud::start();
         for (path, change, status, part) in [
             ("missing", None, StatusCode::BAD_GATEWAY, "vault: status 404"),
-            ("not%20a%20name", None, StatusCode::BAD_REQUEST, "not the name of a secret"),
+            (
+                "not%20a%20name",
+                None,
+                StatusCode::BAD_REQUEST,
+                "not the name of a secret",
+            ),
             ("", None, StatusCode::BAD_REQUEST, "not the name of a secret"),
             (
                 "greeting",
@@ -276,7 +291,10 @@ async fn a_dependency_that_does_not_inherit_its_environment_asks_the_default_end
     });
     let (status, body) = application.get("/rust/greeting").await;
     assert_eq!(status, StatusCode::BAD_GATEWAY, "{body}");
-    assert_eq!((cloud.requests(), application.refused()), (0, vec!["169.254.169.254".to_owned()]));
+    assert_eq!(
+        (cloud.requests(), application.refused()),
+        (0, vec!["169.254.169.254".to_owned()])
+    );
     cloud.stop().await;
 }
 
@@ -332,7 +350,10 @@ fn only_what_is_inherited_is_left_of_the_imports() {
         let DecodedWasm::Component(resolve, world) = decode(component).unwrap() else {
             panic!("it is no component");
         };
-        let names = resolve.worlds[world].imports.keys().map(|key| resolve.name_world_key(key));
+        let names = resolve.worlds[world]
+            .imports
+            .keys()
+            .map(|key| resolve.name_world_key(key));
         names.map(|name| name.split('@').next().unwrap().to_owned()).collect()
     };
     let denied = [
@@ -388,7 +409,10 @@ fn a_composition_that_spin_refuses_is_refused() {
 fn the_manifests_keep_spins_rules() {
     for name in MANIFESTS {
         let manifest = read(name);
-        assert_eq!(manifest.component.keys().collect::<BTreeSet<_>>(), BTreeSet::from(["rust", "javascript"].map(String::from).each_ref()));
+        assert_eq!(
+            manifest.component.keys().collect::<BTreeSet<_>>(),
+            BTreeSet::from(["rust", "javascript"].map(String::from).each_ref())
+        );
         for (id, component) in &manifest.component {
             // What it names is what the script makes that it names.
             let Some(Commands::Single(command)) = component.build.as_ref().map(|build| &build.command) else {
@@ -403,8 +427,15 @@ fn the_manifests_keep_spins_rules() {
                     named.insert(stem(path));
                 }
             }
-            assert_eq!(named.iter().map(String::as_str).collect::<BTreeSet<_>>(), parts, "{name}: {id}");
-            assert!(!component.environment.contains_key("MANAGED_IDENTITY_CACHE_KEY"), "{name}: {id}");
+            assert_eq!(
+                named.iter().map(String::as_str).collect::<BTreeSet<_>>(),
+                parts,
+                "{name}: {id}"
+            );
+            assert!(
+                !component.environment.contains_key("MANAGED_IDENTITY_CACHE_KEY"),
+                "{name}: {id}"
+            );
         }
     }
 }
@@ -415,7 +446,11 @@ fn a_manifest_that_spin_refuses_is_refused() {
     let inherited = r#"inherit_configuration = ["allowed_outbound_hosts", "environment", "key_value_stores"]"#;
     let cases: &[(&str, &str, &str)] = &[
         ("spin_manifest_version = 2", "spin_manifest_version = 1", "not 2"),
-        ("spin_manifest_version = 2", "spin_manifest_version = 2\nspin_version = 4", "spin_version"),
+        (
+            "spin_manifest_version = 2",
+            "spin_manifest_version = 2\nspin_version = 4",
+            "spin_version",
+        ),
         ("version = \"0.1.0\"", "versoin = \"0.1.0\"", "versoin"),
         ("name = \"vault-reader-with-cache\"", "", "name"),
         ("[[trigger.http]]", "[[trigger.htp]]", "htp"),
@@ -424,20 +459,48 @@ fn a_manifest_that_spin_refuses_is_refused() {
         ("component = \"rust\"", "component = \"rst\"", "no component rst"),
         ("[component.javascript]", "[component.java_script]", ""),
         ("source = \"../../target/spin/rust.wasm\"", "", "source"),
-        ("source = \"../../target/spin/rust.wasm\"", "sauce = \"rust.wasm\"", "sauce"),
+        (
+            "source = \"../../target/spin/rust.wasm\"",
+            "sauce = \"rust.wasm\"",
+            "sauce",
+        ),
         ("\"http://169.254.169.254\"", "\"169.254.169.254\"", "no scheme"),
-        ("\"http://169.254.169.254\"", "\"http://169.254.169.254/metadata\"", "path"),
-        ("\"http://169.254.169.254\"", "\"imds://169.254.169.254\"", "no port of its own"),
+        (
+            "\"http://169.254.169.254\"",
+            "\"http://169.254.169.254/metadata\"",
+            "path",
+        ),
+        (
+            "\"http://169.254.169.254\"",
+            "\"imds://169.254.169.254\"",
+            "no port of its own",
+        ),
         ("\"http://169.254.169.254\"", "\"http://169.254.*\"", "first label"),
-        ("\"http://169.254.169.254\"", "\"http://169.254.169.254:http\"", "no port"),
+        (
+            "\"http://169.254.169.254\"",
+            "\"http://169.254.169.254:http\"",
+            "no port",
+        ),
         ("[\"default\"]", "[\"de fault\"]", "de fault"),
         ("cloud:identity@0.2.0", "cloud:identity@two", "no version"),
         ("cloud:identity@0.2.0", "cloud/identity", "no package"),
         ("cloud:identity@0.2.0", "Cloud:idEntity", "name of words"),
         ("{ path = ", "{ file = ", "component"),
-        ("{ path = ", "{ export = \"cloud:identity/types@0.2.0\", path = ", "no `export`"),
-        ("{ path = ", "{ url = \"https://example.com/p.wasm\", path = ", "component"),
-        (inherited, "inherit_configuration = [\"allowed_hosts\"]", "allowed_hosts"),
+        (
+            "{ path = ",
+            "{ export = \"cloud:identity/types@0.2.0\", path = ",
+            "no `export`",
+        ),
+        (
+            "{ path = ",
+            "{ url = \"https://example.com/p.wasm\", path = ",
+            "component",
+        ),
+        (
+            inherited,
+            "inherit_configuration = [\"allowed_hosts\"]",
+            "allowed_hosts",
+        ),
         (inherited, "inherits = true", "component"),
         (
             "[component.rust.build]",
@@ -469,7 +532,11 @@ fn a_manifest_that_spin_refuses_is_refused() {
     ] {
         let changed = good.replacen(from, to, 1);
         assert_ne!(changed, good, "{from}");
-        assert!(Manifest::read(&changed).is_ok(), "{to}: {:?}", Manifest::read(&changed).err());
+        assert!(
+            Manifest::read(&changed).is_ok(),
+            "{to}: {:?}",
+            Manifest::read(&changed).err()
+        );
     }
 }
 
@@ -480,9 +547,17 @@ fn hosts_are_matched_as_spin_matches_them() {
         ("http://169.254.169.254", "http://169.254.169.254:80/metadata", true),
         ("http://169.254.169.254", "http://169.254.169.254:8080/metadata", false),
         ("http://169.254.169.254", "https://169.254.169.254/metadata", false),
-        ("https://*.vault.azure.net", "https://my-vault.vault.azure.net/secrets/x", true),
+        (
+            "https://*.vault.azure.net",
+            "https://my-vault.vault.azure.net/secrets/x",
+            true,
+        ),
         ("https://*.vault.azure.net", "https://vault.azure.net/secrets/x", false),
-        ("https://*.vault.azure.net", "https://myvault.azure.net/secrets/x", false),
+        (
+            "https://*.vault.azure.net",
+            "https://myvault.azure.net/secrets/x",
+            false,
+        ),
         ("*://*:*", "http://anywhere.example:1/", true),
         ("http://127.0.0.1:8000..8010", "http://127.0.0.1:8009/", true),
         ("http://127.0.0.1:8000..8010", "http://127.0.0.1:8010/", false),
@@ -498,9 +573,19 @@ fn the_runtime_configuration_does_not_block_the_metadata_service() {
     let settings: BTreeMap<String, toml::Value> = toml::from_str(&text("runtime-config.toml")).unwrap();
     let blocked = settings["outbound_networking"]["block_networks"].as_array().unwrap();
     let blocked: Vec<_> = blocked.iter().map(|network| network.as_str().unwrap()).collect();
-    assert!(!blocked.is_empty() && !blocked.iter().any(|network| *network == "private" || network.starts_with("169.254.")));
+    assert!(
+        !blocked.is_empty()
+            && !blocked
+                .iter()
+                .any(|network| *network == "private" || network.starts_with("169.254."))
+    );
     let stores = settings["key_value_store"].as_table().unwrap();
     for component in read("spin-cache.toml").component.values() {
-        assert!(component.key_value_stores.iter().all(|label| stores.contains_key(label)));
+        assert!(
+            component
+                .key_value_stores
+                .iter()
+                .all(|label| stores.contains_key(label))
+        );
     }
 }

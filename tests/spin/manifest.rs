@@ -130,6 +130,7 @@ pub(crate) struct Build {
 
 #[derive(Clone, Debug, Deserialize)]
 #[serde(untagged)]
+#[expect(dead_code, reason = "checked by being read")]
 pub(crate) enum Commands {
     Single(String),
     Multiple(Vec<String>),
@@ -288,7 +289,10 @@ impl Component {
             }
         }
         if self.dependencies_inherit_configuration.is_some()
-            && self.dependencies.values().any(|dependency| dependency.inherits().is_some())
+            && self
+                .dependencies
+                .values()
+                .any(|dependency| dependency.inherits().is_some())
         {
             return Err(
                 "`dependencies_inherit_configuration` and `inherit_configuration` exclude each other".to_owned(),
@@ -304,9 +308,10 @@ fn check_id(id: &str, separator: char, lower: bool) -> Result<(), String> {
         let first = word.chars().next().filter(char::is_ascii_alphabetic);
         first.is_some_and(|first| {
             (!lower || first.is_ascii_lowercase())
-                && word
-                    .chars()
-                    .all(|c| c.is_ascii_digit() || c.is_ascii_alphabetic() && c.is_ascii_uppercase() == first.is_ascii_uppercase())
+                && word.chars().all(|c| {
+                    c.is_ascii_digit()
+                        || c.is_ascii_alphabetic() && c.is_ascii_uppercase() == first.is_ascii_uppercase()
+                })
         })
     };
     match id.split(separator).all(is_word) {
@@ -322,7 +327,7 @@ fn check_route(route: &Value) -> Result<(), String> {
         Value::Table(table) => table.len() == 1 && table.get("private") == Some(&Value::Boolean(true)),
         _ => false,
     };
-    good.then_some(()).ok_or_else(|| format!("{route} is no route"))
+    good.then_some(()).ok_or_else(|| format!("{route:?} is no route"))
 }
 
 /// `plain-name`, `package:name`, `package:name/interface`, each package with `@version` or without.

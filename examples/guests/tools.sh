@@ -41,7 +41,7 @@ cargo_tool() {
         release=$("$program" --version 2>/dev/null) || continue
         case " $release " in *" $version "*) echo "$program" && return ;; esac
     done
-    case $name in wit-bindgen) crate=wit-bindgen-cli ;; *) crate=$name ;; esac
+    case $name in wac | wit-bindgen) crate=$name-cli ;; *) crate=$name ;; esac
     say "installing $crate $version into $TOOLS"
     # Unoptimised: it runs for a second or two, and builds twice as fast.
     CARGO_TARGET_DIR=$TOOLS/build CARGO_PROFILE_DEV_DEBUG=0 \

@@ -1,7 +1,7 @@
 //! Instances of the cache and the provider, made for each call as hosts of short-lived ones do, on one platform and one
 //! store.
 
-use crate::store::{self, Values};
+use crate::store::{self, Values, View};
 pub(crate) use bindings::cloud::identity::types::{Identity, TokenRequest};
 use managed_identity_emulator::{Emulator, EmulatorConfig, Fault, Source};
 use managed_identity_host::EMBEDDED_0_2;
@@ -84,15 +84,26 @@ fn compiled(draft: Draft) -> &'static (Engine, Component) {
 }
 
 /// What an instance has of the host.
-pub(crate) struct World {
+struct World {
     wasi: WasiCtx,
     http: WasiHttpCtx,
     hooks: OutboundHooks,
-    pub(crate) table: ResourceTable,
-    pub(crate) values: Values,
-    pub(crate) store_is_denied: bool,
+    table: ResourceTable,
+    values: Values,
+    /// The name of the store, if it is granted.
+    granted: Option<&'static str>,
     /// The store that wasmtime itself has.
     own: WasiKeyValueCtx,
+}
+
+impl World {
+    fn store(&mut self) -> View<'_> {
+        View {
+            values: &self.values,
+            granted: self.granted,
+            table: &mut self.table,
+        }
+    }
 }
 
 impl WasiView for World {
@@ -223,8 +234,8 @@ impl Deployment {
     /// A new instance on the store that outlives it.
     async fn instance(&self) -> Instance {
         self.instance_on(BTreeMap::new(), |linker| match self.draft {
-            Draft::Wasmtime => store::draft::add_to_linker(linker),
-            Draft::Spin => store::draft2::add_to_linker(linker),
+            Draft::Wasmtime => store::draft::add_to_linker(linker, World::store),
+            Draft::Spin => store::draft2::add_to_linker(linker, World::store),
         })
         .await
     }
@@ -246,7 +257,10 @@ impl Deployment {
             hooks: OutboundHooks::new(outbound),
             table: ResourceTable::new(),
             values: self.values.clone(),
-            store_is_denied: self.store_is_denied.load(Ordering::Relaxed),
+            granted: (!self.store_is_denied.load(Ordering::Relaxed)).then_some(match self.draft {
+                Draft::Wasmtime => "",
+                Draft::Spin => "default",
+            }),
             own: WasiKeyValueCtxBuilder::new().in_memory_data(own).build(),
         };
         let mut store = Store::new(engine, world);

@@ -1,9 +1,8 @@
 //! A key-value store that outlives instances, as a host of either draft offers it.
 
-use crate::deployment::World;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
-use wasmtime::component::{HasSelf, Linker, Resource};
+use wasmtime::component::{HasData, Linker, Resource, ResourceTable};
 
 /// What all instances see.
 #[derive(Clone, Default)]
@@ -19,9 +18,24 @@ impl Values {
 #[expect(unreachable_pub, reason = "the bindings export it again")]
 pub struct Bucket;
 
-/// The name of the one store, and the type of a cursor: that is all that differs between the drafts.
+/// What an instance sees of the store.
+pub(crate) struct View<'a> {
+    pub(crate) values: &'a Values,
+    /// The name of the store, if the instance may open it.
+    pub(crate) granted: Option<&'a str>,
+    pub(crate) table: &'a mut ResourceTable,
+}
+
+struct HasView;
+
+impl HasData for HasView {
+    type Data<'a> = View<'a>;
+}
+
+/// The type of a cursor is all that differs between the drafts.
 macro_rules! host {
-    ($module:ident, $path:literal, $name:literal, $cursor:ty, $next:expr) => {
+    ($module:ident, $path:literal, $cursor:ty, $next:expr) => {
+        #[allow(dead_code, reason = "each test takes the draft that it needs")]
         pub(crate) mod $module {
             use super::*;
 
@@ -33,21 +47,21 @@ macro_rules! host {
 
             use wasi::keyvalue::store::{self, Error, KeyResponse};
 
-            pub(crate) fn add_to_linker(linker: &mut Linker<World>) {
-                store::add_to_linker::<_, HasSelf<World>>(linker, |world| world).unwrap();
+            pub(crate) fn add_to_linker<T: Send + 'static>(linker: &mut Linker<T>, view: fn(&mut T) -> View<'_>) {
+                store::add_to_linker::<_, HasView>(linker, view).unwrap();
             }
 
-            impl store::Host for World {
+            impl store::Host for View<'_> {
                 fn open(&mut self, identifier: String) -> Result<Resource<Bucket>, Error> {
-                    match identifier.as_str() {
-                        _ if self.store_is_denied => Err(Error::AccessDenied),
-                        $name => Ok(self.table.push(Bucket).unwrap()),
-                        _ => Err(Error::NoSuchStore),
+                    match self.granted {
+                        None => Err(Error::AccessDenied),
+                        Some(name) if name == identifier => Ok(self.table.push(Bucket).unwrap()),
+                        Some(_) => Err(Error::NoSuchStore),
                     }
                 }
             }
 
-            impl store::HostBucket for World {
+            impl store::HostBucket for View<'_> {
                 fn get(&mut self, _: Resource<Bucket>, key: String) -> Result<Option<Vec<u8>>, Error> {
                     Ok(self.values.lock().get(&key).cloned())
                 }
@@ -89,14 +103,12 @@ macro_rules! host {
 host!(
     draft,
     "../../guest/cache/wit/deps/keyvalue-0.2.0-draft",
-    "",
     u64,
     |position| position as u64
 );
 host!(
     draft2,
     "../../guest/cache/wit/deps/keyvalue-0.2.0-draft2",
-    "default",
     String,
     |position| position.to_string()
 );

@@ -44,5 +44,7 @@ fn build() -> Result<()> {
             cache.build(Path::new(&out_dir))?.display()
         );
     }
+    let deny = Guest::new("deny", "managed-identity-deny-guest").build(Path::new(&out_dir))?;
+    println!("cargo::rustc-env=DENY={}", deny.display());
     Ok(())
 }

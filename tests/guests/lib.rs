@@ -15,6 +15,9 @@ pub const CACHE_DRAFT: &[u8] = include_bytes!(env!("CACHE_DRAFT"));
 /// `guest/cache` for the draft that Spin has.
 pub const CACHE_DRAFT2: &[u8] = include_bytes!(env!("CACHE_DRAFT2"));
 
+/// What Spin puts in the place of everything that a dependency does not inherit.
+pub const DENY: &[u8] = include_bytes!(env!("DENY"));
+
 /// The hostile guest for WASI 0.2. Its crate says what it can be told to do.
 pub const HOSTILE_0_2: &[u8] = include_bytes!(env!("HOSTILE_0_2"));
 

@@ -1,27 +1,18 @@
 //! A guest and the provider, plugged together, run in a host that knows nothing of us but the outbound policy.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
+#[path = "support/mod.rs"]
+mod support;
+
 use managed_identity_emulator::{Emulator, EmulatorConfig, Source};
 use managed_identity_host::EMBEDDED_0_2;
 use managed_identity_host::outbound::{Endpoint, EndpointPolicy, Outbound, OutboundConfig, OutboundHooks};
 use managed_identity_test_guests::CLIENT;
-use wac_graph::types::Package;
-use wac_graph::{CompositionGraph, EncodeOptions};
+use support::plug::plug;
 use wasmtime::component::{Component, Linker, ResourceTable};
 use wasmtime::{Engine, Store};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
-
-/// What `wac plug guest.wasm --plug provider.wasm` does.
-fn plug(guest: &[u8], provider: &[u8]) -> Vec<u8> {
-    let mut graph = CompositionGraph::new();
-    let provider = Package::from_bytes("provider", None, provider.to_vec(), graph.types_mut()).unwrap();
-    let provider = graph.register_package(provider).unwrap();
-    let guest = Package::from_bytes("guest", None, guest.to_vec(), graph.types_mut()).unwrap();
-    let guest = graph.register_package(guest).unwrap();
-    wac_graph::plug(&mut graph, vec![provider], guest).unwrap();
-    graph.encode(EncodeOptions::default()).unwrap()
-}
 
 struct World {
     wasi: WasiCtx,
@@ -57,7 +48,7 @@ async fn a_guest_gets_a_token_from_the_provider_it_is_plugged_into() {
     let outbound = Outbound::new(EndpointPolicy::from_iter([endpoint]), OutboundConfig::default());
 
     let engine = Engine::default();
-    let component = Component::new(&engine, plug(CLIENT, EMBEDDED_0_2)).unwrap();
+    let component = Component::new(&engine, plug(CLIENT, EMBEDDED_0_2).unwrap()).unwrap();
     let imports = component.component_type();
     for (name, _) in imports.imports(&engine) {
         assert!(name.starts_with("wasi:"), "the composition imports {name}");

@@ -76,9 +76,10 @@ adapter() {
     echo "$sources/artefacts/wasi_snapshot_preview1.$1.wasm"
 }
 
-# python_tools FOLDER REQUIREMENTS: a virtual environment with exactly these packages.
+# python_tools FOLDER REQUIREMENTS: a virtual environment with exactly these packages. Its programs name its path, so it is of no
+# use after it has been moved.
 python_tools() {
-    cmp -s "$2" "$1/requirements.txt" && return
+    printf '# in %s\n' "$1" | cat - "$2" | cmp -s - "$1/requirements.txt" && return
     python3 -c 'import ensurepip, venv' 2>/dev/null || install_debian python3-venv ||
         die "Python 3 with its module venv is missing: on Debian, \`apt-get install python3-venv\`, then run this again"
     say "installing $2 into $1"
@@ -87,7 +88,7 @@ python_tools() {
     "$1/bin/python" -m pip install --quiet --disable-pip-version-check --requirement "$2" >&2 ||
         die "cannot install $2"
     # Last, so that it says that all the rest is there.
-    cp "$2" "$1/requirements.txt"
+    printf '# in %s\n' "$1" | cat - "$2" >"$1/requirements.txt"
 }
 
 # node_tools FOLDER SOURCE: the packages of SOURCE/package-lock.json in FOLDER/node_modules, and Node.js in PATH. Where there

@@ -101,8 +101,12 @@ fn the_name_is_what_the_id_says(mut scene: Scene) {
 }
 
 fn what_a_token_does_not_say_is_a_dash(mut scene: Scene) {
-    let server = careless(&mut scene, &[r#"{"id":"/secrets/one"}"#; 2]);
-    for (payload, audience) in [("{}", "-"), (r#"{"aud":["a","b"],"oid":7}"#, "a, b")] {
+    let server = careless(&mut scene, &[r#"{"id":"/secrets/one"}"#; 3]);
+    for (payload, audience) in [
+        ("{}", "-"),
+        (r#"{"aud":["a","b"],"oid":7}"#, "a, b"),
+        (r#"{"aud":[],"tid":"","oid":"","appid":""}"#, "-"),
+    ] {
         let token = format!("e30.{}.e30", URL_SAFE_NO_PAD.encode(payload));
         scene.platform.clear_faults();
         scene

@@ -9,6 +9,7 @@ use http_body_util::{BodyExt, Empty};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock};
 use tokio::net::TcpStream;
@@ -30,6 +31,13 @@ fn engine() -> &'static Engine {
         config.cache(Some(Cache::new(cache).unwrap()));
         Engine::new(&config).unwrap()
     })
+}
+
+/// Tests in other processes may want the same: one compiles it, the others find it.
+fn compiled(component: &[u8]) -> Component {
+    let lock = File::create(Path::new(env!("CARGO_TARGET_TMPDIR")).join("spin-compiled.lock")).unwrap();
+    lock.lock().unwrap();
+    Component::new(engine(), component).unwrap()
 }
 
 /// One of the application's components, composed and ready for requests.
@@ -124,7 +132,7 @@ impl Application {
         environment: BTreeMap<String, String>,
         allowed_outbound_hosts: &[String],
     ) -> Self {
-        let component = Component::new(engine(), component).unwrap();
+        let component = compiled(component);
         let mut linker = Linker::new(engine());
         wasmtime_wasi::p2::add_to_linker_async(&mut linker).unwrap();
         wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker).unwrap();

@@ -398,7 +398,11 @@ fn a_composition_that_spin_refuses_is_refused() {
             vec![dependency("cloud:identity@0.2.0", managed_identity_test_guests::DENY)],
             "does not export",
         ),
-        ("two providers", vec![good(), good()], "two dependencies satisfy"),
+        (
+            "two providers",
+            vec![good(), dependency("cloud:identity/managed-identity@0.2.0", EMBEDDED_0_2)],
+            "two dependencies satisfy",
+        ),
     ] {
         let error = compose(handler("rust"), &dependencies).unwrap_err();
         assert!(error.contains(part), "{what}: {error}");
@@ -485,7 +489,7 @@ fn a_manifest_that_spin_refuses_is_refused() {
         ("cloud:identity@0.2.0", "cloud:identity@two", "no version"),
         ("cloud:identity@0.2.0", "cloud/identity", "no package"),
         ("cloud:identity@0.2.0", "Cloud:idEntity", "name of words"),
-        ("{ path = ", "{ file = ", "component"),
+        ("{ path = ", "{ file = ", "Dependency"),
         (
             "{ path = ",
             "{ export = \"cloud:identity/types@0.2.0\", path = ",
@@ -494,14 +498,14 @@ fn a_manifest_that_spin_refuses_is_refused() {
         (
             "{ path = ",
             "{ url = \"https://example.com/p.wasm\", path = ",
-            "component",
+            "Dependency",
         ),
         (
             inherited,
             "inherit_configuration = [\"allowed_hosts\"]",
             "allowed_hosts",
         ),
-        (inherited, "inherits = true", "component"),
+        (inherited, "inherits = true", "Dependency"),
         (
             "[component.rust.build]",
             "\"cloud:identity/managed-identity@0.2.1\" = { path = \"other.wasm\" }\n[component.rust.build]",

@@ -75,9 +75,9 @@ fn fetch_secret(arguments: &[String]) -> Result<String, Error> {
     ))
 }
 
-/// Every claim may be absent.
+/// Every claim may be absent, or say nothing.
 fn or_dash(claim: Option<String>) -> String {
-    claim.unwrap_or_else(|| "-".into())
+    claim.filter(|claim| !claim.is_empty()).unwrap_or_else(|| "-".into())
 }
 
 /// A token, what it says of itself, and what the vault answered to it.

@@ -400,7 +400,10 @@ fn a_composition_that_spin_refuses_is_refused() {
         ),
         (
             "two providers",
-            vec![good(), dependency("cloud:identity/managed-identity@0.2.0", EMBEDDED_0_2)],
+            vec![
+                good(),
+                dependency("cloud:identity/managed-identity@0.2.0", EMBEDDED_0_2),
+            ],
             "two dependencies satisfy",
         ),
     ] {

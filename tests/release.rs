@@ -151,7 +151,7 @@ fn the_sums_are_those_of_all_files() {
 }
 
 #[test]
-fn the_same_sources_give_the_same_bytes() {
+fn the_same_components_give_the_same_files() {
     assert_eq!(files("once"), files("twice"));
 }
 

@@ -19,6 +19,7 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
+use support::closed::closed;
 use support::program::{self, Outcome};
 use support::server::{Act, Server};
 use tracing_subscriber::layer::SubscriberExt;
@@ -375,10 +376,7 @@ fn the_command_tells_the_collector_what_it_did() {
 
 #[test]
 fn a_collector_that_gets_nothing_keeps_nobody_from_a_token() {
-    let closed = {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
-        format!("http://{}", listener.local_addr().unwrap())
-    };
+    let closed = format!("http://{}", closed());
     for (variables, warning) in [
         (
             &[("OTEL_EXPORTER_OTLP_ENDPOINT", "collector")][..],

@@ -76,9 +76,26 @@ adapter() {
     echo "$sources/artefacts/wasi_snapshot_preview1.$1.wasm"
 }
 
+# alone FOLDER COMMAND...: runs a command that fills the folder while nobody else does.
+alone() {
+    mkdir -p "${1%/*}"
+    if command -v flock >/dev/null; then
+        (
+            flock 8
+            shift
+            "$@"
+        ) 8>"$1.lock"
+    else
+        shift
+        "$@"
+    fi
+}
+
 # python_tools FOLDER REQUIREMENTS: a virtual environment with exactly these packages. Its programs name its path, so it is of no
 # use after it has been moved.
-python_tools() {
+python_tools() { alone "$1" install_python_tools "$@"; }
+
+install_python_tools() {
     printf '# in %s\n' "$1" | cat - "$2" | cmp -s - "$1/requirements.txt" && return
     python3 -c 'import ensurepip, venv' 2>/dev/null || install_debian python3-venv ||
         die "Python 3 with its module venv is missing: on Debian, \`apt-get install python3-venv\`, then run this again"
@@ -100,6 +117,10 @@ node_tools() {
         python_tools "$1/node" "$1/node.txt"
         PATH=$1/node/bin:$PATH
     fi
+    alone "$1" install_node_tools "$@"
+}
+
+install_node_tools() {
     cmp -s "$2/package-lock.json" "$1/installed.json" && return
     say "installing $2/package.json into $1"
     # What an install that was broken off has left may be in the way of every other.

@@ -8,15 +8,22 @@ ROOT=$(CDPATH='' cd -- "$HERE/../.." && pwd)
 . "$ROOT/examples/guests/tools.sh"
 OUT=$TARGET/spin
 
-# is_fresh PART SOURCE...: whether it is there and of these sources (files and folders). If not, it is gone.
+# is_fresh PART SOURCE...: whether it is there and of these sources (files and folders). If not, it is gone, and `made PART` is to
+# follow.
 is_fresh() {
     part=$OUT/$1
     shift
-    sums=$(find "$@" "$HERE/build.sh" -type f ! -path '*/target/*' | LC_ALL=C sort | tr '\n' '\0' | xargs -0 sha256sum)
-    [ -e "$part.wasm" ] && [ "$sums" = "$(cat "$part.sources" 2>/dev/null)" ] && return
-    rm -f "$part.wasm"
-    printf '%s\n' "$sums" >"$part.sources"
+    SOURCES=$(find "$@" "$HERE/build.sh" -path "$HERE/rust/target" -prune -o -type f -print |
+        LC_ALL=C sort | tr '\n' '\0' | xargs -0 sha256sum) || die "cannot read the sources of $part"
+    [ -e "$part.wasm" ] && [ "$SOURCES" = "$(cat "$part.sources" 2>/dev/null)" ] && return
+    rm -f "$part.wasm" "$part.sources"
     return 1
+}
+
+# made PART: takes PART.new.wasm as what `is_fresh` has asked for. Last, so that what was broken off is made anew.
+made() {
+    printf '%s\n' "$SOURCES" >"$OUT/$1.sources"
+    mv "$OUT/$1.new.wasm" "$OUT/$1.wasm"
 }
 
 # As for any app in Rust: Spin's own templates build for this target.
@@ -26,7 +33,8 @@ rust() {
     [ -d "$(rustc --print target-libdir --target $target)" ] || rustup target add $target >&2 ||
         die "this wants Rust's target $target: run \`rustup target add $target\`, then this again"
     cargo build --quiet --locked --release --target $target --manifest-path "$HERE/rust/Cargo.toml" --target-dir "$OUT/rust" >&2
-    cp "$OUT/rust/$target/release/example_spin_rust.wasm" "$OUT/rust.wasm"
+    cp "$OUT/rust/$target/release/example_spin_rust.wasm" "$OUT/rust.new.wasm"
+    made rust
 }
 
 javascript() {
@@ -42,7 +50,8 @@ javascript() {
         sed 's/0\.2\.12/0.2.10/g' "$file" >"$OUT/wit/deps/${file##*/}"
     done
     (cd "$HERE/javascript" && "$TOOLS/javascript/node_modules/.bin/componentize-js" handler.js \
-        --wit "$OUT/wit" --world-name handler --out "$OUT/javascript.wasm" >&2)
+        --wit "$OUT/wit" --world-name handler --out "$OUT/javascript.new.wasm" >&2)
+    made javascript
 }
 
 # ours FOLDER PACKAGE FEATURE FILE: one of our own components.
@@ -51,17 +60,19 @@ ours() {
 }
 
 provider() {
-    is_fresh provider "$ROOT/guest/src" "$ROOT/guest/Cargo.toml" "$ROOT/wit/0.2" "$ROOT/Cargo.lock" && return
-    ours guest managed-identity-provider wasi-0-2 "$OUT/provider.wasm"
+    is_fresh provider "$ROOT/guest/src" "$ROOT/guest/Cargo.toml" "$ROOT/guest/build" "$ROOT/wit/0.2" "$ROOT/Cargo.toml" "$ROOT/Cargo.lock" && return
+    ours guest managed-identity-provider wasi-0-2 "$OUT/provider.new.wasm"
+    made provider
 }
 
 # A dependency of Spin is one component, so the two are plugged together before.
 provider_with_cache() {
     provider
-    is_fresh provider-with-cache "$ROOT/guest/cache" "$ROOT/wit/0.2" "$ROOT/Cargo.lock" "$OUT/provider.wasm" && return
+    is_fresh provider-with-cache "$ROOT/guest/cache" "$ROOT/guest/build" "$ROOT/wit/0.2" "$ROOT/Cargo.toml" "$ROOT/Cargo.lock" "$OUT/provider.wasm" && return
     ours guest/cache managed-identity-cache keyvalue-draft2 "$OUT/cache.wasm"
     wac=$(cargo_tool wac 0.12.0 --no-default-features --features wit)
-    "$wac" plug "$OUT/cache.wasm" --plug "$OUT/provider.wasm" --output "$OUT/provider-with-cache.wasm" >&2
+    "$wac" plug "$OUT/cache.wasm" --plug "$OUT/provider.wasm" --output "$OUT/provider-with-cache.new.wasm" >&2
+    made provider-with-cache
 }
 
 mkdir -p "$OUT"

@@ -1,5 +1,6 @@
 //! `token`, when it fails: codes, streams, and what is never shown.
 
+use crate::support::closed::closed;
 use crate::support::program::{keys, run};
 use crate::support::server::{Act, Server, reply};
 use crate::{SECRET, VAULT, WASI, token_arguments};
@@ -177,9 +178,7 @@ fn silence_ends_with_the_timeout() {
 
 #[test]
 fn where_nothing_listens_the_failure_says_so_and_what_to_do() {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let authority = listener.local_addr().unwrap().to_string();
-    drop(listener);
+    let authority = closed().to_string();
     for wasi in WASI {
         let environment = [
             ("IDENTITY_ENDPOINT", format!("http://{authority}/msi/token")),

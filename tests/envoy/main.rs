@@ -23,6 +23,7 @@ use managed_identity_emulator::{KeyVault, Source};
 use proxy::{Envoy, Folder, configured, request};
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use support::closed::closed;
 use support::emulated::Emulated;
 use support::served::Served;
 
@@ -66,11 +67,7 @@ fn is_opened(envoy: SocketAddr) {
 /// An environment whose identity endpoint nobody listens at.
 fn nobody(platform: &Emulated) -> Vec<(String, String)> {
     let mut environment = platform.environment_for(Source::AppService);
-    let free = std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap();
-    environment.insert("IDENTITY_ENDPOINT".to_owned(), format!("http://{free}/msi/token"));
+    environment.insert("IDENTITY_ENDPOINT".to_owned(), format!("http://{}/msi/token", closed()));
     environment.into_iter().collect()
 }
 

@@ -2,13 +2,13 @@
 
 use crate::guest::{Language, component, languages};
 use crate::scene::{NAME, Scene, no_answer};
+use crate::support::closed::closed;
 use crate::support::plug::plug;
 use crate::support::program::{HOME, Outcome, finish};
 use managed_identity_emulator::Source;
 use managed_identity_host::{EMBEDDED_0_2, EMBEDDED_0_3};
 use ring::digest::{Context, SHA256};
 use std::fs::{self, File};
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
@@ -103,7 +103,7 @@ fn cell(language: Language, host: Host) {
         // The platform's endpoint is gone.
         for (_, value) in &mut scene.environment {
             if value.starts_with("http://") {
-                let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+                let closed = closed();
                 let rest = value.trim_start_matches("http://");
                 *value = format!("http://{closed}{}", &rest[rest.find('/').unwrap_or(rest.len())..]);
             }

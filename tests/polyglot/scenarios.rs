@@ -2,6 +2,7 @@
 
 use crate::guest::{Language, languages};
 use crate::scene::{NAME, Scene, fails, no_answer, succeeds};
+use crate::support::closed::closed;
 use crate::support::program::run;
 use crate::support::server::{Act, Server, reply, token_reply};
 use base64::Engine as _;
@@ -11,7 +12,6 @@ use managed_identity_emulator::http::header::{HeaderValue, RETRY_AFTER};
 use managed_identity_emulator::key_vault::Behaviour;
 use managed_identity_emulator::{Fault, RecordedRequest};
 use managed_identity_host::claims;
-use std::net::TcpListener;
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -133,6 +133,8 @@ fn arguments_that_are_wrong_ask_for_nothing(scene: Scene) {
         format!("{url}?x"),
         format!("https://me@{authority}"),
         format!("https://me you.{authority}"),
+        "https://a%b.example".to_owned(),
+        "https://a~b.example".to_owned(),
     ] {
         fails(&scene.run(&[&url, NAME]), &format!("not the URL of a vault: {url}"));
     }
@@ -162,7 +164,7 @@ fn without_token(scene: &Scene, options: &[&str]) -> String {
 }
 
 fn where_no_identity_endpoint_listens_the_cause_says_so(mut scene: Scene) {
-    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let address = closed();
     for (name, value) in &mut scene.environment {
         if name == "AZURE_POD_IDENTITY_AUTHORITY_HOST" {
             *value = format!("http://{address}");
@@ -211,11 +213,24 @@ fn what_a_challenge_claims_is_passed_on_as_it_is(mut scene: Scene) {
     let claims = STANDARD.encode("[]");
     let expected = without_token(&scene, &["--claims", &claims]);
     assert!(expected.starts_with("invalid-request: "), "{expected}");
-    let challenge = format!(r#"Bearer realm="", error="insufficient_claims", claims="{claims}", x="y""#);
-    let server = Server::always(Act::Reply(reply(401, &[("WWW-Authenticate", &challenge)], "")));
-    scene.host = server.url("");
-    fails(&scene.run(&[&scene.host, NAME]), &expected);
-    assert_eq!((server.requests().len(), scene.platform.stats().requests), (1, 1));
+    for (asked, challenge) in [
+        format!(r#"Bearer realm="", error="insufficient_claims", claims="{claims}", x="y""#),
+        // Names of parameters have no case, and one may end as another does.
+        format!(r#"Bearer subclaims="e30=", Claims="{claims}""#),
+    ]
+    .iter()
+    .enumerate()
+    {
+        let server = Server::always(Act::Reply(reply(401, &[("WWW-Authenticate", challenge)], "")));
+        scene.host = server.url("");
+        fails(&scene.run(&[&scene.host, NAME]), &expected);
+        let requests = scene.platform.stats().requests;
+        assert_eq!(
+            (server.requests().len(), requests),
+            (1, 1 + asked as u64),
+            "{challenge}"
+        );
+    }
 }
 
 fn a_token_that_is_refused_without_a_challenge_is_not_used_again(mut scene: Scene) {
@@ -309,7 +324,7 @@ fn a_vault_that_does_not_answer_is_told(mut scene: Scene) {
     scene.environment.extend(trusted);
     assert!(scene.vault.requests().is_empty());
 
-    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let address = closed();
     scene.host = format!("http://{address}");
     no_answer(&scene.run(&[&scene.host, NAME]));
 

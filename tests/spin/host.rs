@@ -16,10 +16,14 @@ use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use wasmtime::component::{Component, Linker, ResourceTable};
 use wasmtime::{Cache, CacheConfig, Config, Engine, Store};
+use wasmtime_wasi::p2::pipe::MemoryOutputPipe;
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 use wasmtime_wasi_http::p2::bindings::ProxyPre;
 use wasmtime_wasi_http::p2::bindings::http::types::Scheme;
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks, WasiHttpView};
+
+/// How much an instance may print, in bytes.
+const PRINTED: usize = 64 * 1024;
 
 /// Compiled components are kept: an engine for JavaScript takes a while.
 fn engine() -> &'static Engine {
@@ -48,7 +52,11 @@ pub(crate) struct Application {
     granted: Option<String>,
     values: Values,
     refused: Refused,
+    told: Told,
 }
+
+/// All that instances have told anybody but the vault: heads and bodies of answers, and what they print.
+type Told = Arc<Mutex<String>>;
 
 /// The authorities of requests that were refused.
 type Refused = Arc<Mutex<Vec<String>>>;
@@ -148,7 +156,13 @@ impl Application {
             granted: None,
             values: Values::default(),
             refused: Refused::default(),
+            told: Told::default(),
         }
+    }
+
+    /// All that it has told so far, in answers and in print.
+    pub(crate) fn told(&self) -> String {
+        self.told.lock().unwrap().clone()
     }
 
     /// The same with the first of these `key_value_stores`.
@@ -170,8 +184,13 @@ impl Application {
     /// The answer of a new instance.
     pub(crate) async fn get(&self, path: &str) -> (StatusCode, String) {
         let variables: Vec<_> = self.environment.clone().into_iter().collect();
+        let printed = [MemoryOutputPipe::new(PRINTED), MemoryOutputPipe::new(PRINTED)];
+        let mut wasi = WasiCtx::builder();
+        wasi.envs(&variables)
+            .stdout(printed[0].clone())
+            .stderr(printed[1].clone());
         let world = World {
-            wasi: WasiCtx::builder().envs(&variables).inherit_stderr().build(),
+            wasi: wasi.build(),
             http: WasiHttpCtx::new(),
             hooks: Network {
                 allowed: Arc::clone(&self.allowed),
@@ -209,7 +228,13 @@ impl Application {
         };
         let (head, body) = reply.unwrap().into_parts();
         let body = body.collect().await.unwrap().to_bytes();
+        let body = String::from_utf8(body.to_vec()).unwrap();
         task.await.unwrap().unwrap();
-        (head.status, String::from_utf8(body.to_vec()).unwrap())
+        let mut told = self.told.lock().unwrap();
+        told.push_str(&format!("{:?}\n{body}\n", head.headers));
+        for stream in printed {
+            told.push_str(&String::from_utf8_lossy(&stream.contents()));
+        }
+        (head.status, body)
     }
 }

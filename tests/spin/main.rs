@@ -56,14 +56,22 @@ fn handler(name: &str) -> &'static [u8] {
         "rust" => &RUST,
         _ => &JAVASCRIPT,
     };
-    built.get_or_init(|| {
-        let script = Path::new(FOLDER).join("build.sh");
-        let output = Command::new(&script).arg(name).stdin(Stdio::null()).output().unwrap();
-        let errors = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{} failed: {errors}", script.display());
-        let printed = String::from_utf8(output.stdout).unwrap();
-        fs::read(printed.trim_end()).unwrap()
-    })
+    built.get_or_init(|| build(name))
+}
+
+/// A part, as `build.sh` makes it.
+fn build(name: &str) -> Vec<u8> {
+    let script = Path::new(FOLDER).join("build.sh");
+    let output = Command::new(&script).arg(name).stdin(Stdio::null()).output().unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{} failed: {errors}", script.display());
+    let printed = String::from_utf8(output.stdout).unwrap();
+    fs::read(printed.trim_end()).unwrap()
+}
+
+#[test]
+fn the_script_builds_the_provider_that_is_embedded_elsewhere() {
+    assert!(build("provider") == EMBEDDED_0_2);
 }
 
 /// What `build.sh provider-with-cache` makes, of the components that the tests have anyway.
@@ -169,6 +177,16 @@ fn inherit(component: &mut manifest::Component, configurations: &[&str]) {
     }
 }
 
+/// Neither the secret nor a token, of which each begins so, nor the key has left the application.
+#[track_caller]
+fn tells_no_secret(application: &Application) {
+    let told = application.told();
+    assert!(!told.is_empty());
+    for secret in [SECRET, "eyJ", KEY] {
+        assert!(!told.contains(secret), "{told}");
+    }
+}
+
 fn json(text: &str) -> serde_json::Value {
     serde_json::from_str(text).unwrap_or_else(|error| panic!("{text}: {error}"))
 }
@@ -183,6 +201,7 @@ async fn each_handler_reads_the_secret_and_tells_neither_it_nor_the_token() {
         let expected = serde_json::json!({ "secret": "greeting", "length": SECRET.len() });
         assert_eq!(json(&body), expected, "{name}");
         assert_eq!((cloud.requests(), cloud.vault.tokens()), (1, 1), "{name}");
+        tells_no_secret(&application);
         cloud.stop().await;
     }
 }
@@ -199,6 +218,7 @@ async fn without_the_cache_each_request_is_one_to_the_platform_and_with_it_one_i
             }
             assert_eq!(cloud.requests(), expected, "{manifest}, {name}");
             assert_eq!(application.values().len(), if expected == 1 { 1 } else { 0 });
+            tells_no_secret(&application);
             cloud.stop().await;
         }
     }
@@ -265,6 +285,7 @@ async fn what_goes_wrong_is_told_by_status_and_sentence() {
             assert_eq!(own_status, status, "{name}, {path}, {change:?}: {body}");
             let error = json(&body)["error"].as_str().unwrap().to_owned();
             assert!(error.contains(part), "{name}, {path}, {change:?}: {error}");
+            tells_no_secret(&application);
         }
         cloud.stop().await;
     }

@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test takes the parts that it needs")]
 
 pub(crate) mod brokers;
+pub(crate) mod closed;
 pub(crate) mod emulate;
 pub(crate) mod emulated;
 pub(crate) mod plug;

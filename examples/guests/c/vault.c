@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 // Much more than the largest secret.
 static const size_t MAX_BODY = 1 << 20;
@@ -50,11 +51,13 @@ bool vault_parse(const char *url, struct vault *vault) {
     authority->len--;
   }
 
-  // What an authority is, those know who will send the requests. With a user in
-  // front, it would look like another one.
+  // A host and a port; a user in front would make it look like another one. The
+  // rest of what an authority is, those know who will send the requests.
+  static const char expected[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+                                 "abcdefghijklmnopqrstuvwxyz0123456789._-:[]";
   http_own_outgoing_request_t request =
       http_constructor_outgoing_request(http_constructor_fields());
-  bool ok = strchr(url, '@') == NULL &&
+  bool ok = strspn(url, expected) >= authority->len &&
             http_method_outgoing_request_set_authority(
                 http_borrow_outgoing_request(request), authority);
   http_outgoing_request_drop_own(request);
@@ -141,14 +144,21 @@ static bool send_request(http_own_outgoing_request_t request,
   return true;
 }
 
-// What is in claims="..." of a challenge, or NULL.
+// What is in claims="..." of a challenge, or NULL. The name has no case (RFC
+// 9110, section 11.2), and may be the end of another one.
 static char *claims_of(const http_field_value_t *challenge) {
-  static const char before[] = "claims=\"";
+  static const char name[] = "claims=\"";
   char *text = copy(challenge->ptr, challenge->len), *claims = NULL;
-  const char *start = strstr(text, before);
-  if (start != NULL) {
-    start += strlen(before);
-    claims = copy(start, strcspn(start, "\""));
+  char before = ' ';
+  for (const char *at = text; *at != '\0' && claims == NULL; before = *at++) {
+    bool goes_on = isalnum((unsigned char)before) || before == '_';
+    if (!goes_on && strncasecmp(at, name, strlen(name)) == 0) {
+      const char *start = at + strlen(name);
+      size_t length = strcspn(start, "\"");
+      if (start[length] == '"') {
+        claims = copy(start, length);
+      }
+    }
   }
   free(text);
   return claims;

@@ -5,10 +5,16 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"regexp"
 	"strings"
 
 	http "example.com/fetch-secret/bindings/imports/wasi_http_types"
 	wit "go.bytecodealliance.org/pkg/wit/types"
+)
+
+var (
+	outOfPlace      = regexp.MustCompile(`[^A-Za-z0-9._:\[\]-]`)
+	claimsParameter = regexp.MustCompile(`(?i)\bclaims="([^"]*)"`)
 )
 
 // A Vault keeps secrets, and answers as Azure Key Vault does.
@@ -40,11 +46,12 @@ func ParseVault(text string) (*Vault, error) {
 		return nil, fmt.Errorf("not the URL of a vault: %s", text)
 	}
 	vault.authority = strings.TrimSuffix(rest, "/")
-	// What an authority is, those know who will send the requests. With a
-	// user in front, it would look like another one.
+	// A host and a port; a user in front would make it look like another
+	// one. The rest of what an authority is, those know who will send the
+	// requests.
 	request := http.MakeOutgoingRequest(http.MakeFields())
 	defer request.Drop()
-	if strings.Contains(rest, "@") || request.SetAuthority(wit.Some(vault.authority)).IsErr() {
+	if outOfPlace.MatchString(vault.authority) || request.SetAuthority(wit.Some(vault.authority)).IsErr() {
 		return nil, fmt.Errorf("not the URL of a vault: %s", text)
 	}
 	return &vault, nil
@@ -78,9 +85,11 @@ func (v *Vault) Secret(name string, token *Token) (string, error) {
 	return name, nil
 }
 
-// claimsOf returns what is in claims="..." of a challenge.
+// claimsOf returns what is in claims="..." of a challenge. The name has no case
+// (RFC 9110, section 11.2), and may be the end of another one.
 func claimsOf(challenge string) string {
-	_, rest, _ := strings.Cut(challenge, `claims="`)
-	claims, _, _ := strings.Cut(rest, `"`)
-	return claims
+	if match := claimsParameter.FindStringSubmatch(challenge); match != nil {
+		return match[1]
+	}
+	return ""
 }

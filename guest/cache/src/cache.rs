@@ -6,9 +6,10 @@
 //! | one after it | the provider is asked, by one instance at a time and for two seconds at most; if that fails, the token is handed out, marked stale, and nobody asks for a while that grows |
 //! | an expired one, a broken one, none | the provider is asked |
 //!
-//! Claims are always a question for the provider. A rejected token is dropped from the store before anything else is done,
-//! and its digest stays, so that it is not taken from a provider either that knows nothing of the rejection. As with the
-//! provider, another token that is in the store by then is the answer. A store that fails is one with nothing in it.
+//! Claims are always a question for the provider. That a token was rejected is written down before anything else is done, under
+//! a name of its own, and looked up for each token before it is handed out, be it the store's or the provider's: instances
+//! write entries without locks, and one that asked before the rejection may put the token back after it. As with the provider,
+//! another token that is in the store by then is the answer. A store that fails is one with nothing in it.
 
 use crate::entry::{Entry, NONCE};
 use crate::keys::{Key, Keys};
@@ -53,12 +54,10 @@ impl<S: Surroundings, P: Provider> Cache<S, P> {
         let Some(place) = self.place(&settings, &environment, &request) else {
             return self.provider.get_token(&request);
         };
-        let mut entry = place.read();
-        if let Some(token) = &request.rejected_token
-            && entry.reject(token.expose())
-        {
-            place.write(&entry, &self.surroundings);
+        if let Some(token) = &request.rejected_token {
+            place.reject(token.expose(), &self.surroundings);
         }
+        let mut entry = place.read().unwrap_or_default();
         let now = self.surroundings.unix_time();
         let spare = entry.valid(now).filter(|_| request.claims.is_none()).cloned();
         if let Some(token) = &spare {
@@ -72,7 +71,7 @@ impl<S: Surroundings, P: Provider> Cache<S, P> {
             entry.lease(now);
             place.write(&entry, &self.surroundings);
         }
-        match self.ask(&mut request, &entry, &limit, spare.is_some()) {
+        match self.ask(&mut request, &place, &entry, &limit, spare.is_some()) {
             Ok(token) => {
                 // One that is stale comes from the memory of a provider that failed, and says nothing new.
                 if !token.stale {
@@ -81,26 +80,40 @@ impl<S: Surroundings, P: Provider> Cache<S, P> {
                 }
                 Ok(token)
             }
-            // A challenge that could not be met says nothing of the token in the store.
-            Err(error) if request.claims.is_some() => Err(error),
-            Err(error) => {
-                let now = self.surroundings.unix_time();
-                match entry.valid(now).cloned() {
-                    Some(token) => {
-                        entry.fail(now, self.random(), error.retry_after());
-                        place.write(&entry, &self.surroundings);
-                        Ok(AccessToken { stale: true, ..token })
+            Err(error) => match spare {
+                Some(spare) => self.instead(&place, spare, error),
+                None => {
+                    // A challenge that could not be met says nothing of the token in the store; else it has expired.
+                    if request.claims.is_none() && entry.token.is_some() {
+                        place.clear();
                     }
-                    None => {
-                        if entry.token.is_some() {
-                            entry.forget();
-                            place.write(&entry, &self.surroundings);
-                        }
-                        Err(error)
-                    }
+                    Err(error)
                 }
-            }
+            },
         }
+    }
+
+    /// What is handed out when a valid token could not be renewed. Meanwhile another instance may have renewed it, or have had
+    /// it rejected.
+    fn instead(
+        &self,
+        place: &Place<'_, S::Store>,
+        spare: AccessToken,
+        error: P::Error,
+    ) -> Result<AccessToken, P::Error> {
+        let now = self.surroundings.unix_time();
+        let Some(mut entry) = place.read() else {
+            return Ok(AccessToken { stale: true, ..spare });
+        };
+        let Some(token) = entry.valid(now).cloned() else {
+            return Err(error);
+        };
+        let due = token.refresh_on <= now;
+        if due {
+            entry.fail(now, self.random(), error.retry_after());
+            place.write(&entry, &self.surroundings);
+        }
+        Ok(AccessToken { stale: due, ..token })
     }
 
     /// Drops tokens from the store and from the provider's memory, of one audience or all of this deployment. Where the store
@@ -128,14 +141,9 @@ impl<S: Surroundings, P: Provider> Cache<S, P> {
                     .collect(),
                 (Err(_), None) => Vec::new(),
             };
+            // What was rejected stays so: it stands under names of another form.
             for name in names {
-                let stored = store.get(&name).ok().flatten();
-                let mut entry = stored
-                    .and_then(|stored| Entry::open(key, &name, &stored))
-                    .unwrap_or_default();
-                // What was rejected stays so.
-                entry.forget();
-                write(&store, key, &name, &entry, &self.surroundings);
+                let _ = store.delete(&name);
             }
         }
     }
@@ -183,6 +191,7 @@ impl<S: Surroundings, P: Provider> Cache<S, P> {
             store,
             keys: &settings.keys,
             names: settings.keys.iter().map(name).collect(),
+            deployment,
             found: Cell::new(0),
         })
     }
@@ -191,6 +200,7 @@ impl<S: Surroundings, P: Provider> Cache<S, P> {
     fn ask(
         &self,
         request: &mut TokenRequest,
+        place: &Place<'_, S::Store>,
         entry: &Entry,
         limit: &Limit,
         has_spare: bool,
@@ -201,14 +211,14 @@ impl<S: Surroundings, P: Provider> Cache<S, P> {
         }
         request.timeout_ms = limit.left(self.surroundings.monotonic(), has_spare);
         let token = self.provider.get_token(request)?;
-        if !entry.is_rejected(token.secret.expose()) {
+        if !place.is_rejected(&token).unwrap_or(false) {
             return Ok(token);
         }
         // A provider that is younger than the rejection knows nothing of it, and the platform may still have that token.
         request.rejected_token = Some(token.secret);
         request.timeout_ms = limit.left(self.surroundings.monotonic(), has_spare);
         let token = self.provider.get_token(request)?;
-        if !entry.is_rejected(token.secret.expose()) {
+        if !place.is_rejected(&token).unwrap_or(false) {
             return Ok(token);
         }
         Err(P::Error::token_rejected(
@@ -245,22 +255,29 @@ struct Place<'a, S> {
     store: S,
     keys: &'a Keys,
     names: Vec<String>,
+    deployment: Deployment,
     /// Which of the names had an entry; the first when none had one.
     found: Cell<usize>,
 }
 
 impl<S: Store> Place<'_, S> {
-    /// What is stored, by the first key that there is something for.
-    fn read(&self) -> Entry {
+    /// What is stored, by the first key that there is something for, without a token that must not be handed out. Nothing
+    /// when the store fails.
+    fn read(&self) -> Option<Entry> {
         for (index, (key, name)) in self.keys.iter().zip(&self.names).enumerate() {
             // One that fails once would keep the client waiting again.
-            let Ok(stored) = self.store.get(name) else { break };
-            if let Some(entry) = stored.and_then(|stored| Entry::open(key, name, &stored)) {
+            let stored = self.store.get(name).ok()?;
+            if let Some(mut entry) = stored.and_then(|stored| Entry::open(key, name, &stored)) {
                 self.found.set(index);
-                return entry;
+                if let Some(token) = &entry.token
+                    && self.is_rejected(token)?
+                {
+                    entry.forget();
+                }
+                return Some(entry);
             }
         }
-        Entry::default()
+        Some(Entry::default())
     }
 
     /// Stores the entry under the name of the first key, and under no other.
@@ -269,25 +286,55 @@ impl<S: Store> Place<'_, S> {
             return;
         };
         let found = self.found.get();
-        if write(&self.store, key, name, entry, surroundings) && found > 0 {
+        if seal_and_store(&self.store, key, name, entry, surroundings) && found > 0 {
             let _ = self.store.delete(&self.names[found]);
             self.found.set(0);
         }
     }
+
+    /// Drops what was read.
+    fn clear(&self) {
+        let _ = self.store.delete(&self.names[self.found.get()]);
+    }
+
+    /// Writes down that a token must not be handed out, for those who know any of the keys. Where the store does not take it,
+    /// at least the entry goes that has the token.
+    fn reject(&self, token: &str, surroundings: &impl Surroundings) {
+        for (key, name) in self.keys.iter().zip(&self.names) {
+            let rejection = self.deployment.rejection(key, token);
+            if seal_and_store(&self.store, key, &rejection, &Entry::default(), surroundings) {
+                continue;
+            }
+            let has_another = |stored: Vec<u8>| {
+                let stored = Entry::open(key, name, &stored).and_then(|entry| entry.token);
+                stored.is_none_or(|stored| stored.secret.expose() != token)
+            };
+            let stays = self.store.get(name).is_ok_and(|stored| stored.is_none_or(has_another));
+            if !stays {
+                let _ = self.store.delete(name);
+            }
+        }
+    }
+
+    /// Whether a token must not be handed out. Nothing when the store fails.
+    fn is_rejected(&self, token: &AccessToken) -> Option<bool> {
+        for key in self.keys.iter() {
+            let name = self.deployment.rejection(key, token.secret.expose());
+            let stored = self.store.get(&name).ok()?;
+            // Somebody without the key could write anything there, but must not take a token away by that.
+            if stored.is_some_and(|stored| Entry::open(key, &name, &stored).is_some()) {
+                return Some(true);
+            }
+        }
+        Some(false)
+    }
 }
 
-/// Puts the entry in the place of what is stored under `name`, and says whether that is out of date now. Where the store does
-/// not take it, what is there stays, unless it has a token that is not to be handed out again.
-fn write(store: &impl Store, key: &Key, name: &str, entry: &Entry, surroundings: &impl Surroundings) -> bool {
+/// Puts the entry in the place of what is stored under `name`. Where it cannot, what is there stays.
+fn seal_and_store(store: &impl Store, key: &Key, name: &str, entry: &Entry, surroundings: &impl Surroundings) -> bool {
     let nonce = <[u8; NONCE]>::try_from(surroundings.random(NONCE)).ok();
-    let sealed = nonce
-        .filter(|_| !entry.is_empty())
-        .and_then(|nonce| entry.seal(key, name, &nonce));
-    let is_stored = sealed.is_some_and(|sealed| store.set(name, &sealed).is_ok());
-    if !is_stored && entry.token.is_none() {
-        let _ = store.delete(name);
-    }
-    is_stored || entry.token.is_none()
+    let sealed = nonce.and_then(|nonce| entry.seal(key, name, &nonce));
+    sealed.is_some_and(|sealed| store.set(name, &sealed).is_ok())
 }
 
 #[cfg(test)]

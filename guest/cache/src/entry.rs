@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! entry:      version (1 byte) · nonce (24) · ciphertext · tag (16)
-//! plaintext:  token or nothing · digests of rejected tokens · failed refreshes · time of the next try
+//! plaintext:  token or nothing · failed refreshes · time of the next try
 //! ```
 //!
 //! The name of the entry and the version are authenticated with it (the associated data of XChaCha20-Poly1305), so that an
@@ -12,7 +12,6 @@
 use crate::keys::Key;
 use crate::token::{AccessToken, Secret};
 use chacha20poly1305::aead::AeadInOut;
-use sha2::{Digest, Sha256};
 use std::time::Duration;
 use zeroize::Zeroizing;
 
@@ -24,9 +23,6 @@ const VERSION: u8 = 1;
 
 /// The longest entry that is read or written: the 64 KiB of the longest token, and room for the rest.
 pub const LONGEST: usize = 72 * 1024;
-
-/// How many rejected tokens are remembered for one audience and identity.
-const MOST_REJECTED: usize = 8;
 
 /// How much before its end a stored token counts as expired, in seconds. Its end is a time of the clock of the machine that
 /// got it, and another machine reads it: clocks kept by NTP differ by less than a second, seconds are whole, and the token
@@ -50,10 +46,8 @@ const LONGEST_WAIT: u64 = LONGEST_BACK_OFF + LONGEST_BACK_OFF / 2;
 /// What is kept.
 #[derive(Default)]
 pub struct Entry {
-    /// The token, absent when it was rejected or forgotten.
+    /// The token; absent in what says of a token that it was rejected.
     pub token: Option<AccessToken>,
-    /// SHA-256 of tokens that the audience has rejected, the latest last.
-    rejected: Vec<[u8; 32]>,
     /// How many refreshes in a row have failed.
     failures: u32,
     /// The next refresh is not tried before this time, in seconds since 1970.
@@ -111,35 +105,6 @@ impl Entry {
         self.retry_on = 0;
     }
 
-    /// Drops a token that was rejected, and remembers it. False when that changed nothing.
-    pub fn reject(&mut self, token: &str) -> bool {
-        let kept = self.token.as_ref();
-        let is_kept = kept.is_some_and(|kept| kept.secret.expose() == token);
-        if is_kept {
-            self.forget();
-        }
-        let is_news = !self.is_rejected(token);
-        if is_news {
-            if self.rejected.len() >= MOST_REJECTED {
-                self.rejected.remove(0);
-            }
-            self.rejected.push(Sha256::digest(token).into());
-        }
-        is_kept || is_news
-    }
-
-    /// Whether a token was rejected.
-    #[must_use]
-    pub fn is_rejected(&self, token: &str) -> bool {
-        !self.rejected.is_empty() && self.rejected.contains(&Sha256::digest(token).into())
-    }
-
-    /// Whether there is nothing in it.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.token.is_none() && self.rejected.is_empty()
-    }
-
     /// The entry encrypted, as it is stored under `name`. Nothing when it would be too long.
     #[must_use]
     pub fn seal(&self, key: &Key, name: &str, nonce: &[u8; NONCE]) -> Option<Vec<u8>> {
@@ -192,8 +157,6 @@ impl Entry {
                 }
             }
         }
-        text.extend((self.rejected.len() as u32).to_be_bytes());
-        text.extend(self.rejected.iter().flatten());
         text.extend(self.failures.to_be_bytes());
         text.extend(self.retry_on.to_be_bytes());
     }
@@ -219,13 +182,8 @@ impl Reader<'_> {
             [1] => Some(self.token()?),
             _ => return None,
         };
-        let mut rejected = Vec::new();
-        for _ in 0..u32::from_be_bytes(self.number()?) {
-            rejected.push(self.number()?);
-        }
         Some(Entry {
             token,
-            rejected,
             failures: u32::from_be_bytes(self.number()?),
             retry_on: u64::from_be_bytes(self.number()?),
         })
@@ -279,7 +237,6 @@ mod tests {
 
     fn entry() -> Entry {
         let mut entry = Entry::default();
-        entry.reject("rejected");
         entry.keep(AccessToken {
             secret: Secret::new("header.claims.signature".to_owned()),
             token_type: "Bearer".to_owned(),
@@ -309,8 +266,7 @@ mod tests {
             hexadecimal(&sealed),
             "010707070707070707070707070707070707070707070707075ce9d323a38298be6b761785b7be48aedde366b649a164\
              93fdbf36335f3fcf495175648c38c30c2fcbe9b297e0e2dc3683c60ded960fd93b35144e5a89a22ad06a34fa8f159429\
-             2a6cc07541f8491ac132d1a6e16b7e612c6e2ff2358b8bc54c837f8593fac4746602f11a4e543e68618c994ef81de054\
-             5da3f46cba5568766f38d5e7854d9968d7ce7c173f80b5c8d42137aa85cd47bf0e22d6"
+             2a6cc07541f8491ac132d1a6e16b7e612c6e2ff2358b8be58110f5ce6644bb5be5a244296ab11e92e81ee6a889e57f"
         );
     }
 
@@ -326,7 +282,6 @@ mod tests {
             (token.secret.expose(), token.expires_on, token.refresh_on),
             ("header.claims.signature", 1_700_086_400, 1_700_043_200)
         );
-        assert!(opened.is_rejected("rejected") && !opened.is_rejected("header.claims.signature"));
         assert!(opened.has_failed() && opened.waits(1_700_000_029) && !opened.waits(1_700_000_030));
         assert!(Entry::open(other, NAME, &sealed).is_none());
         assert!(Entry::open(key, "managed-identity-cache.1.other", &sealed).is_none());

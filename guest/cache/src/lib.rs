@@ -15,9 +15,10 @@
 //! whose identities differ need keys that differ, or at least values of [`settings::NAMESPACE`] that do.
 //!
 //! What the store gets to see is how many entries there are, which of them belong to one deployment and to one audience, how
-//! long they are and when they change. An entry is encrypted with XChaCha20-Poly1305 and bound to its name, and the name is a
-//! keyed digest of everything that selects a token ([`selection`]), so that an entry that was changed, moved, or written by
-//! somebody without the key is no entry.
+//! long they are and when they change, and how many tokens were rejected. An entry is encrypted with XChaCha20-Poly1305 and
+//! bound to its name, and the name is a keyed digest of everything that selects a token ([`selection`]), so that an entry that
+//! was changed, moved, or written by somebody without the key is no entry. But whoever can write can put an old entry back, or
+//! take away what says that a token was rejected: nothing outlives instances that could know better.
 //!
 //! | module | what |
 //! |---|---|

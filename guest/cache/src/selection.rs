@@ -1,11 +1,13 @@
 //! What makes two requests the same, and what entries are called in the store.
 //!
 //! A token is selected by the source, the endpoint, and each variable that a provider looks at; by the audience; and by the
-//! identity. That a variable is a secret makes no difference: an App Service whose header differs is another app. The name of an entry is three keyed digests, so that all of one deployment, or of one audience, can be found by
-//! their beginning and nobody without the key learns what they are:
+//! identity. That a variable is a secret makes no difference: an App Service whose header differs is another app. The name
+//! of an entry is three keyed digests, so that all of one deployment, or of one audience, can be found by their beginning and
+//! nobody without the key learns what they are. That of a token that was rejected is one:
 //!
 //! ```text
 //! managed-identity-cache.1.<deployment, 128 bits>.<audience, 128 bits>.<identity, 256 bits>
+//! managed-identity-cache.1.rejected.<token, 256 bits>
 //! ```
 //!
 //! Digits, lower-case letters, dots and hyphens, less than 200 of them: every store known to us takes that.
@@ -96,6 +98,15 @@ impl Deployment {
         // Azure compares identifiers without case.
         let fields = ["entry", resource(audience), kind, &id.to_ascii_lowercase()];
         self.push(&mut name, key, &fields, 32);
+        name.pop();
+        name
+    }
+
+    /// The name under which it stands that a token was rejected, by whatever audience and identity it was asked for.
+    #[must_use]
+    pub fn rejection(&self, key: &Key, token: &str) -> String {
+        let mut name = format!("{PREFIX}rejected.");
+        self.push(&mut name, key, &["rejected", token], 32);
         name.pop();
         name
     }

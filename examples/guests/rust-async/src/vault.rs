@@ -30,8 +30,8 @@ impl Vault {
             _ => return None,
         };
         let authority = rest.strip_suffix('/').unwrap_or(rest);
-        // A user before the host would make it look like another one.
-        let is_out_of_place = |letter: char| letter.is_whitespace() || "/?#@".contains(letter);
+        // A host and a port. A user before them would make it look like another one.
+        let is_out_of_place = |letter: char| !letter.is_ascii_alphanumeric() && !"._-:[]".contains(letter);
         let is_authority = !authority.is_empty() && !authority.contains(is_out_of_place);
         is_authority.then(|| Self {
             scheme,
@@ -105,11 +105,16 @@ fn encoded(name: &str) -> String {
     encoded
 }
 
-/// What is in `claims="…"` of a challenge.
+/// What is in `claims="…"` of a challenge. The name has no case (RFC 9110, section 11.2), and may be
+/// the end of another one.
 fn claims(challenge: &[u8]) -> Option<String> {
+    const NAME: &str = "claims=\"";
     let challenge = String::from_utf8_lossy(challenge);
-    let (_, rest) = challenge.split_once("claims=\"")?;
-    let (claims, _) = rest.split_once('"')?;
+    let in_lower_case = challenge.to_ascii_lowercase();
+    let goes_on = |letter: char| letter.is_ascii_alphanumeric() || letter == '_';
+    let mut places = in_lower_case.match_indices(NAME).map(|(place, _)| place);
+    let place = places.find(|place| !in_lower_case[..*place].ends_with(goes_on))?;
+    let (claims, _) = challenge[place + NAME.len()..].split_once('"')?;
     Some(claims.into())
 }
 

@@ -75,11 +75,18 @@ fn token(claims: Option<String>, rejected_token: Option<String>) -> Result<Strin
 
 fn token_after(refused: String, reply: &Response) -> Result<String, Error> {
     let challenge = reply.header("www-authenticate").and_then(|value| value.as_str());
-    let claims = challenge
-        .and_then(|challenge| challenge.split_once("claims=\""))
-        .and_then(|(_, rest)| rest.split_once('"'))
-        .map(|(claims, _)| claims.to_owned());
-    token(claims, Some(refused))
+    token(challenge.and_then(claims), Some(refused))
+}
+
+/// What is in `claims="…"` of a challenge. The name has no case (RFC 9110, section 11.2), and may be the end of another one.
+fn claims(challenge: &str) -> Option<String> {
+    const NAME: &str = "claims=\"";
+    let in_lower_case = challenge.to_ascii_lowercase();
+    let goes_on = |letter: char| letter.is_ascii_alphanumeric() || letter == '_';
+    let mut places = in_lower_case.match_indices(NAME).map(|(place, _)| place);
+    let place = places.find(|place| !in_lower_case[..*place].ends_with(goes_on))?;
+    let (claims, _) = challenge[place + NAME.len()..].split_once('"')?;
+    Some(claims.to_owned())
 }
 
 async fn ask(url: &str, token: &str) -> Result<Response, Error> {

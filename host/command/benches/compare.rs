@@ -1,0 +1,128 @@
+//! Ours beside the clients of others, in one run on one machine: `./x bench`. Rounds are interleaved, figures are medians, and
+//! what counts are ratios. Writes `target/bench/report.md`, `samples.csv` and `report.svg`.
+//!
+//! `./x bench --rounds N` makes more or fewer rounds than 9.
+
+#![expect(clippy::print_stdout, reason = "a benchmark prints its results")]
+
+mod load;
+mod comparison {
+    pub(crate) mod boundary;
+    pub(crate) mod clients;
+    pub(crate) mod report;
+    pub(crate) mod upstream;
+}
+
+use comparison::boundary::Boundary;
+use comparison::clients::clients;
+use comparison::report::Samples;
+use comparison::upstream::Upstream;
+use load::{Load, Outcome, Program, Served, arguments, bare};
+use managed_identity_host::{EMBEDDED_0_2, EMBEDDED_0_3};
+use std::process::Command;
+use std::time::Duration;
+
+/// How long one measurement of hits lasts.
+const HITS: Duration = Duration::from_millis(300);
+
+/// How many milliseconds the platform takes where that is what is waited for.
+const DELAY: u64 = 100;
+
+fn main() -> Outcome<()> {
+    match arguments().iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["bare"] => bare(),
+        [] => run(9),
+        ["--rounds", rounds] => run(rounds.parse()?),
+        _ => Err("usage: ./x bench [--rounds N]".into()),
+    }
+}
+
+fn run(rounds: usize) -> Outcome<()> {
+    let upstream = Upstream::start()?;
+    let mut clients = clients()?;
+    let mut samples = Samples::default();
+    // Once without counting: what they compile and cache is there from then on.
+    for client in &clients {
+        client.once(&upstream)?;
+    }
+    for round in 1..=rounds {
+        println!("round {round} of {rounds}: starts and cached tokens");
+        // Whoever is first in one round is last in the next.
+        clients.rotate_left(1);
+        for client in &clients {
+            let once = client.once(&upstream)?;
+            samples.add("first token, ms", client.name, once.first_token.as_secs_f64() * 1e3);
+            samples.add("peak memory, MiB", client.name, once.kibibytes / 1024.0);
+            if client.is_whole {
+                for threads in [1, 2] {
+                    let rate = client.hits(&upstream, threads, HITS)?;
+                    samples.add(&format!("cached, calls/s, {threads} threads"), client.name, rate);
+                }
+            }
+        }
+    }
+    for round in 1..=rounds.min(3) {
+        println!("round {round} of {}: many first callers", rounds.min(3));
+        clients.rotate_left(1);
+        for client in clients.iter().filter(|client| client.is_whole) {
+            for (callers, audiences) in [(client.callers, 1), (1_000, 100)] {
+                let herd = client.herd(&upstream, callers, audiences, DELAY)?;
+                let of = format!("{audiences} audiences");
+                samples.add(&format!("herd, callers, {of}"), client.name, f64::from(callers));
+                samples.add(&format!("herd, ms, {of}"), client.name, herd.time.as_secs_f64() * 1e3);
+                samples.add(&format!("herd, requests, {of}"), client.name, herd.requests);
+            }
+        }
+    }
+    boundary(&upstream, &mut samples, rounds)?;
+    served(&upstream, &mut samples)?;
+    for (version, component) in [("0.2", EMBEDDED_0_2), ("0.3", EMBEDDED_0_3)] {
+        samples.add(
+            &format!("size of the provider {version}, KB"),
+            "ours",
+            component.len() as f64 / 1e3,
+        );
+    }
+    samples.write(rounds)
+}
+
+fn boundary(upstream: &Upstream, samples: &mut Samples, rounds: usize) -> Outcome<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()?;
+    upstream.after(0);
+    runtime.block_on(async {
+        let boundary = Boundary::new(upstream).await?;
+        for round in 1..=rounds {
+            println!("round {round} of {rounds}: across the boundary of a component");
+            samples.add("get-token 0.2, ns", "ours", boundary.get_token_0_2().await?);
+            samples.add("get-token 0.3, ns", "ours", boundary.get_token_0_3().await?);
+            samples.add("plugin's get-token, ns", "ours", boundary.plugin().await?);
+            samples.add("instance 0.2, ns", "ours", boundary.instantiate_0_2().await?);
+            samples.add("instance 0.3, ns", "ours", boundary.instantiate_0_3().await?);
+        }
+        Ok(())
+    })
+}
+
+/// `managed-identity serve` beside a server that does nothing else than answer; and the platform of the other measurements, which
+/// must not be what limits them.
+fn served(upstream: &Upstream, samples: &mut Samples) -> Outcome<()> {
+    let served = Served::start()?;
+    let bare = Program::start(Command::new(std::env::current_exe()?).arg("bare"))?;
+    for round in 1..=3 {
+        println!("round {round} of 3: servers");
+        let bare = Load::run(&format!("http://{}/", bare.listening()?), &[], 2)?;
+        let ours = Load::run(&served.url(), &[Served::FIELD], 2)?;
+        let platform = Load::run(&format!("http://{}/", upstream.address), &[], 2)?;
+        samples.add("served, requests/s", "a bare hyper server", bare.requests);
+        samples.add("served, requests/s", "ours", ours.requests);
+        samples.add(
+            "served, requests/s",
+            "the platform of this benchmark",
+            platform.requests,
+        );
+    }
+    Ok(())
+}

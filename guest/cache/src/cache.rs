@@ -16,7 +16,7 @@ use crate::keys::{Key, Keys};
 use crate::selection::Deployment;
 use crate::settings::{KEY, STORE, Settings};
 use crate::surroundings::{Failure, Provider, Store, StoreFault, Surroundings};
-use crate::token::{AccessToken, Identity, TokenRequest};
+use crate::token::{AccessToken, Identity, Secret, TokenRequest};
 use std::cell::Cell;
 use std::time::Duration;
 
@@ -192,6 +192,7 @@ impl<S: Surroundings, P: Provider> Cache<S, P> {
             keys: &settings.keys,
             names: settings.keys.iter().map(name).collect(),
             deployment,
+            rejected: request.rejected_token.clone(),
             found: Cell::new(0),
         })
     }
@@ -256,6 +257,8 @@ struct Place<'a, S> {
     keys: &'a Keys,
     names: Vec<String>,
     deployment: Deployment,
+    /// The token that the client has had rejected. It does not get that, even if the store takes no note.
+    rejected: Option<Secret>,
     /// Which of the names had an entry; the first when none had one.
     found: Cell<usize>,
 }
@@ -318,6 +321,10 @@ impl<S: Store> Place<'_, S> {
 
     /// Whether a token must not be handed out. Nothing when the store fails.
     fn is_rejected(&self, token: &AccessToken) -> Option<bool> {
+        let rejected = self.rejected.as_ref();
+        if rejected.is_some_and(|rejected| rejected.expose() == token.secret.expose()) {
+            return Some(true);
+        }
         for key in self.keys.iter() {
             let name = self.deployment.rejection(key, token.secret.expose());
             let stored = self.store.get(&name).ok()?;

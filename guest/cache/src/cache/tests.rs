@@ -3,7 +3,6 @@
 use super::*;
 use crate::settings::NAMESPACE;
 use crate::surroundings::Origin;
-use crate::token::Secret;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use std::cell::RefCell;
@@ -46,6 +45,8 @@ enum Faulty {
     Get,
     Set,
     Delete,
+    /// `Set` and `Delete`.
+    Change,
     List,
     Everything,
 }
@@ -159,6 +160,7 @@ impl World {
         self.pass(Duration::from_millis(self.delay.get()));
         match self.fault.get() {
             fault if fault == at || fault == Faulty::Everything => Err(StoreFault::Failed),
+            Faulty::Change if at == Faulty::Set || at == Faulty::Delete => Err(StoreFault::Failed),
             _ => Ok(()),
         }
     }
@@ -1073,6 +1075,21 @@ fn a_store_that_takes_nothing_more_keeps_no_rejected_token() {
     world.will(DOWN);
     assert!(world.ask(rejecting("one")).is_err());
     assert!(world.values.borrow().is_empty());
+}
+
+#[test]
+fn whoever_has_a_token_rejected_does_not_get_it_even_where_the_store_takes_no_note() {
+    let world = World::new();
+    world.will(hour("one"));
+    assert_eq!(world.token(), ok("one"));
+    world.fault.set(Faulty::Change);
+    world.will(hour("two"));
+    let token = world
+        .ask(rejecting("one"))
+        .map(|token| token.secret.expose().to_owned());
+    assert_eq!(token, Ok("two".to_owned()));
+    world.will(DOWN);
+    assert!(world.ask(rejecting("one")).is_err());
 }
 
 #[test]

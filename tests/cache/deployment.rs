@@ -1,6 +1,7 @@
 //! Instances of the cache and the provider, made for each call as hosts of short-lived ones do, on one platform and one
 //! store.
 
+use crate::plug::plug;
 use crate::store::{self, Values, View};
 pub(crate) use bindings::cloud::identity::types::{Identity, TokenRequest};
 use managed_identity_emulator::{Emulator, EmulatorConfig, Fault, Source};
@@ -11,8 +12,6 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, MutexGuard, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use wac_graph::types::Package;
-use wac_graph::{CompositionGraph, EncodeOptions};
 use wasmtime::component::{Component, Linker, ResourceTable};
 use wasmtime::{Engine, Store};
 use wasmtime_wasi::{HostWallClock, WasiCtx, WasiCtxView, WasiView};
@@ -58,14 +57,7 @@ pub(crate) fn cached(draft: Draft) -> Vec<u8> {
         Draft::Wasmtime => CACHE_DRAFT,
         Draft::Spin => CACHE_DRAFT2,
     };
-    let mut graph = CompositionGraph::new();
-    let mut register = |name: &str, component: &[u8]| {
-        let package = Package::from_bytes(name, None, component.to_vec(), graph.types_mut()).unwrap();
-        graph.register_package(package).unwrap()
-    };
-    let (provider, cache) = (register("provider", EMBEDDED_0_2), register("cache", cache));
-    wac_graph::plug(&mut graph, vec![provider], cache).unwrap();
-    graph.encode(EncodeOptions::default()).unwrap()
+    plug(cache, EMBEDDED_0_2).unwrap()
 }
 
 /// Compiled once for all tests of the process.

@@ -7,6 +7,8 @@
 #![expect(clippy::unwrap_used, reason = "servers, stores and instances are the tests' own")]
 
 mod deployment;
+#[path = "../support/plug.rs"]
+mod plug;
 mod store;
 
 use deployment::{DAY, Deployment, Draft, KEY, Outcome, VAULT, cached, request};

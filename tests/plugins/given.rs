@@ -1,11 +1,10 @@
 //! What is given arrives, and how a plugin ends is told.
 
 use super::*;
+use crate::support::plug::plug;
 use managed_identity_host::plugin::needs_async;
 use managed_identity_host::{EMBEDDED_0_2, EMBEDDED_0_3};
 use managed_identity_test_guests::CLIENT;
-use wac_graph::types::Package;
-use wac_graph::{CompositionGraph, EncodeOptions};
 use wasmtime_wasi::FsPerms;
 
 #[tokio::test]
@@ -148,7 +147,7 @@ async fn a_composition_is_run_as_a_whole() {
         &emulated,
         Policy::default().with(Caller::new("composed"), tokens([VAULT])),
     );
-    let composed = plug(CLIENT, EMBEDDED_0_2);
+    let composed = plug(CLIENT, EMBEDDED_0_2).unwrap();
     for wasi in ["0.2", "0.3"] {
         let plugin = engine(wasi).build().unwrap().load(&composed).unwrap();
         let command = plugin
@@ -164,24 +163,13 @@ async fn a_composition_is_run_as_a_whole() {
     let plugin = engine("0.3")
         .build()
         .unwrap()
-        .load(&plug(PLUGIN_0_3, EMBEDDED_0_3))
+        .load(&plug(PLUGIN_0_3, EMBEDDED_0_3).unwrap())
         .unwrap();
     let line = line(order(&plugin, &gate, "composed", &["token", VAULT]))
         .await
         .unwrap();
     assert!(line.starts_with("denied http://169.254.169.254/"), "{line}");
     assert_eq!(emulated.requests().len(), 0);
-}
-
-/// What `wac plug guest.wasm --plug provider.wasm` does.
-fn plug(guest: &[u8], provider: &[u8]) -> Vec<u8> {
-    let mut graph = CompositionGraph::new();
-    let provider = Package::from_bytes("provider", None, provider.to_vec(), graph.types_mut()).unwrap();
-    let provider = graph.register_package(provider).unwrap();
-    let guest = Package::from_bytes("guest", None, guest.to_vec(), graph.types_mut()).unwrap();
-    let guest = graph.register_package(guest).unwrap();
-    wac_graph::plug(&mut graph, vec![provider], guest).unwrap();
-    graph.encode(EncodeOptions::default()).unwrap()
 }
 
 #[test]

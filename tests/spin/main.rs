@@ -8,6 +8,8 @@
 mod compose;
 mod host;
 mod manifest;
+#[path = "../support/plug.rs"]
+mod plug;
 #[path = "../cache/store.rs"]
 mod store;
 
@@ -18,13 +20,12 @@ use managed_identity_emulator::{Emulator, EmulatorConfig, KeyVault, Source};
 use managed_identity_host::EMBEDDED_0_2;
 use managed_identity_test_guests::CACHE_DRAFT2;
 use manifest::{Commands, Inherit, Manifest};
+use plug::plug;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
-use wac_graph::types::Package;
-use wac_graph::{CompositionGraph, EncodeOptions};
 use wit_parser::decoding::{DecodedWasm, decode};
 
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/spin");
@@ -76,14 +77,7 @@ fn the_script_builds_the_provider_that_is_embedded_elsewhere() {
 
 /// What `build.sh provider-with-cache` makes, of the components that the tests have anyway.
 fn provider_with_cache() -> Vec<u8> {
-    let mut graph = CompositionGraph::new();
-    let mut register = |name: &str, component: &[u8]| {
-        let package = Package::from_bytes(name, None, component.to_vec(), graph.types_mut()).unwrap();
-        graph.register_package(package).unwrap()
-    };
-    let (provider, cache) = (register("provider", EMBEDDED_0_2), register("cache", CACHE_DRAFT2));
-    wac_graph::plug(&mut graph, vec![provider], cache).unwrap();
-    graph.encode(EncodeOptions::default()).unwrap()
+    plug(CACHE_DRAFT2, EMBEDDED_0_2).unwrap()
 }
 
 /// The dependencies of a component, as its manifest has them.

@@ -1,5 +1,7 @@
 //! Each test is of instances that live for one call, as many as it takes, on one store that outlives them.
 
+mod rejected;
+
 use super::*;
 use crate::settings::NAMESPACE;
 use crate::surroundings::Origin;
@@ -114,6 +116,14 @@ impl World {
         };
         world.variable(KEY, FIRST);
         Rc::new(world)
+    }
+
+    /// In which the token "one", of an hour, is in the store.
+    fn with_token() -> Rc<Self> {
+        let world = Self::new();
+        world.will(hour("one"));
+        assert_eq!(world.token(), ok("one"));
+        world
     }
 
     fn variable(&self, name: &str, value: &str) {
@@ -431,9 +441,7 @@ fn keys_are_taken_as_people_write_them() {
 #[test]
 fn the_first_key_encrypts_and_all_decrypt() {
     let both = format!("{SECOND},{FIRST}");
-    let world = World::new();
-    world.will(hour("one"));
-    assert_eq!(world.token(), ok("one"));
+    let world = World::with_token();
     // The new key goes in front, and what the old one encrypted is still read.
     world.variable(KEY, &both);
     assert_eq!((world.token(), world.requests()), (ok("one"), 1));
@@ -496,9 +504,7 @@ fn only_the_same_selection_finds_the_token() {
         // Neither has taken the place of the other.
         assert_eq!(world.values.borrow().len(), 2, "{what}");
     }
-    let world = World::new();
-    world.will(hour("one"));
-    assert_eq!(world.token(), ok("one"));
+    let world = World::with_token();
     for (identity, audience) in [
         (Identity::SystemAssigned, VAULT),
         (Identity::ClientId(CLIENT_ID.to_owned()), VAULT),
@@ -644,9 +650,7 @@ fn a_token_is_not_handed_out_when_it_may_be_expired() {
         assert_eq!(world.values.borrow().is_empty(), expected == down(), "after {passed} s");
     }
     // One that has expired while its successor was asked for.
-    let world = World::new();
-    world.will(hour("one"));
-    assert_eq!(world.token(), ok("one"));
+    let world = World::with_token();
     world.pass_seconds(3589);
     world.will(Answer::Late(2, Box::new(DOWN)));
     assert_eq!(world.token(), down());
@@ -703,9 +707,7 @@ fn nobody_asks_before_the_platform_wants_to_be_asked() {
 
 #[test]
 fn while_one_instance_asks_for_the_successor_others_use_the_token() {
-    let world = World::new();
-    world.will(hour("one"));
-    assert_eq!(world.token(), ok("one"));
+    let world = World::with_token();
     world.pass_seconds(1800);
     // One that was cut off in the middle of it.
     world.edit(|entry| entry.lease(START + 1800));
@@ -719,9 +721,7 @@ fn while_one_instance_asks_for_the_successor_others_use_the_token() {
 
 #[test]
 fn the_lease_is_in_the_store_while_the_provider_is_asked() {
-    let world = World::new();
-    world.will(hour("one"));
-    assert_eq!(world.token(), ok("one"));
+    let world = World::with_token();
     world.pass_seconds(1800);
     let others = |world: &Rc<World>| {
         let requests = world.requests();
@@ -734,9 +734,7 @@ fn the_lease_is_in_the_store_while_the_provider_is_asked() {
 
 #[test]
 fn an_instance_that_cannot_read_sees_no_token_and_writes_none() {
-    let world = World::new();
-    world.will(hour("one"));
-    assert_eq!(world.token(), ok("one"));
+    let world = World::with_token();
     let before = world.values.borrow().clone();
     world.pass_seconds(1800);
     world.fault.set(Faulty::Get);
@@ -747,9 +745,7 @@ fn an_instance_that_cannot_read_sees_no_token_and_writes_none() {
 
 #[test]
 fn a_clock_that_went_wrong_keeps_nobody_from_asking_for_long() {
-    let world = World::new();
-    world.will(hour("one"));
-    assert_eq!(world.token(), ok("one"));
+    let world = World::with_token();
     world.pass_seconds(1800);
     // Another machine has failed by a clock that is a day ahead.
     world.edit(|entry| entry.fail(START + 86_400, 0, None));
@@ -759,9 +755,7 @@ fn a_clock_that_went_wrong_keeps_nobody_from_asking_for_long() {
 
 #[test]
 fn claims_go_to_the_provider_and_their_token_is_kept() {
-    let world = World::new();
-    world.will(hour("one"));
-    assert_eq!(world.token(), ok("one"));
+    let world = World::with_token();
     world.will(hour("two"));
     let answered = world
         .ask(with_claims("{}"))
@@ -782,173 +776,13 @@ fn claims_go_to_the_provider_and_their_token_is_kept() {
 }
 
 #[test]
-fn a_rejected_token_is_never_handed_out_again() {
-    let world = World::new();
-    world.will(hour("one"));
-    assert_eq!(world.token(), ok("one"));
-    // It is gone even though nothing takes its place.
-    world.will(DOWN);
-    assert_eq!(
-        world.ask(rejecting("one")).map(drop),
-        Err(TestError::Platform("down", None))
-    );
-    assert_eq!(
-        world
-            .asked
-            .borrow()
-            .last()
-            .and_then(|asked| asked.rejected.clone())
-            .as_deref(),
-        Some("one")
-    );
-    // The platform still returns it to an instance that knows nothing: it is told, and asked again.
-    world.will(hour("one"));
-    world.will(hour("two"));
-    assert_eq!(world.token(), ok("two"));
-    let asked: Vec<_> = world
-        .asked
-        .borrow()
-        .iter()
-        .skip(2)
-        .map(|asked| asked.rejected.clone())
-        .collect();
-    assert_eq!(asked, [None, Some("one".to_owned())]);
-    // Another instance that was slow brings the old one back, and gets the new one for it.
-    assert_eq!(
-        world
-            .ask(rejecting("one"))
-            .map(|token| token.secret.expose().to_owned()),
-        Ok("two".to_owned())
-    );
-    assert_eq!(world.requests(), 4);
-    // And after the new one it is still rejected.
-    world.pass_seconds(1800);
-    world.will(hour("one"));
-    world.will(Answer::Failure("rejected", None));
-    assert_eq!(world.token(), stale("two"));
-}
-
-/// Instances write without locks, so one that has asked before the rejection writes after it.
-#[test]
-fn a_token_that_is_rejected_while_others_ask_stays_rejected() {
-    let reject = |world: &Rc<World>| {
-        world.will(DOWN);
-        assert!(world.ask(rejecting("one")).is_err());
-    };
-    // The first token of all: the platform gives one instance what another has had rejected meanwhile.
-    let world = World::new();
-    let reject_first = move |world: &Rc<World>| {
-        reject(world);
-        world.will(hour("two"));
-    };
-    world.will(Answer::Meanwhile(Box::new(reject_first), Box::new(hour("one"))));
-    assert_eq!(world.token(), ok("two"));
-    // As if the slow one had not looked: what it puts back is not handed out.
-    world.edit(|entry| entry.keep(access_token("one", START + 3600)));
-    world.will(hour("three"));
-    assert_eq!(world.token(), ok("three"));
-
-    // A renewal that fails: the old token is not handed out instead, now or later.
-    let world = World::new();
-    world.will(hour("one"));
-    assert_eq!(world.token(), ok("one"));
-    world.pass_seconds(1800);
-    world.will(Answer::Meanwhile(Box::new(reject), Box::new(DOWN)));
-    assert_eq!(world.token(), down());
-    world.will(hour("two"));
-    assert_eq!(world.token(), ok("two"));
-}
-
-#[test]
 fn a_renewal_that_fails_gives_what_another_instance_got_meanwhile() {
-    let world = World::new();
-    world.will(hour("one"));
-    assert_eq!(world.token(), ok("one"));
+    let world = World::with_token();
     world.pass_seconds(1800);
     let renew = |world: &Rc<World>| world.edit(|entry| entry.keep(access_token("two", START + 7200)));
     world.will(Answer::Meanwhile(Box::new(renew), Box::new(DOWN)));
     assert_eq!(world.token(), ok("two"));
     assert_eq!((world.token(), world.requests()), (ok("two"), 2));
-}
-
-#[test]
-fn a_token_is_rejected_by_whatever_name_its_identity_was_asked_for() {
-    let world = World::new();
-    let by_id = || TokenRequest {
-        identity: Identity::ClientId(CLIENT_ID.to_owned()),
-        ..request(VAULT)
-    };
-    for asking in [request(VAULT), by_id(), request(STORAGE)] {
-        world.will(hour("one"));
-        assert!(world.ask(asking).is_ok());
-    }
-    world.will(hour("two"));
-    assert!(world.ask(rejecting("one")).is_ok());
-    for asking in [by_id(), request(STORAGE)] {
-        world.will(hour("three"));
-        let token = world.ask(asking).map(|token| token.secret.expose().to_owned());
-        assert_eq!(token, Ok("three".to_owned()));
-    }
-}
-
-#[test]
-fn what_somebody_without_the_key_writes_rejects_no_token() {
-    let world = World::new();
-    world.will(hour("one"));
-    world.will(hour("two"));
-    assert_eq!(world.token(), ok("one"));
-    assert!(world.ask(rejecting("one")).is_ok());
-    let rejections: Vec<_> = world
-        .values
-        .borrow()
-        .keys()
-        .filter(|name| name.contains(".rejected."))
-        .cloned()
-        .collect();
-    assert_eq!(rejections.len(), 1);
-    for name in rejections {
-        world.values.borrow_mut().insert(name, b"x".to_vec());
-    }
-    world.edit(|entry| entry.keep(access_token("one", START + 3600)));
-    assert_eq!(world.token(), ok("one"));
-}
-
-#[test]
-fn a_provider_that_insists_on_a_rejected_token_is_not_believed() {
-    let world = World::new();
-    world.will(hour("unbelievable"));
-    world.will(hour("unbelievable"));
-    assert!(matches!(
-        world.ask(rejecting("unbelievable")),
-        Err(TestError::TokenRejected(message)) if !message.contains("unbelievable")
-    ));
-    assert_eq!(world.requests(), 2);
-}
-
-#[test]
-fn no_rejected_token_is_forgotten() {
-    let world = World::new();
-    for number in 0..20 {
-        world.will(hour(&format!("token {}", number + 1)));
-        assert!(world.ask(rejecting(&format!("token {number}"))).is_ok());
-    }
-    for number in 0..20 {
-        world.edit(|entry| entry.keep(access_token(&format!("token {number}"), START + 3600)));
-        world.will(hour("another"));
-        assert_eq!(world.token(), ok("another"), "{number}");
-    }
-}
-
-#[test]
-fn an_empty_rejected_token_is_none() {
-    let world = World::new();
-    world.will(hour("one"));
-    assert_eq!(world.token(), ok("one"));
-    assert_eq!(
-        world.ask(rejecting("")).map(|token| token.secret.expose().to_owned()),
-        Ok("one".to_owned())
-    );
-    assert_eq!(world.requests(), 1);
 }
 
 #[test]
@@ -991,9 +825,7 @@ fn forgetting_takes_one_audience_or_all_of_this_deployment() {
 
 #[test]
 fn forgetting_reaches_what_older_keys_encrypted_and_keeps_what_was_rejected() {
-    let world = World::new();
-    world.will(hour("one"));
-    assert_eq!(world.token(), ok("one"));
+    let world = World::with_token();
     world.variable(KEY, &format!("{SECOND},{FIRST}"));
     world.instance().forget(None);
     assert!(world.values.borrow().is_empty());
@@ -1060,36 +892,6 @@ fn a_store_that_fails_costs_no_token() {
             assert_eq!(world.token(), down(), "{what}");
         }
     }
-}
-
-#[test]
-fn a_store_that_takes_nothing_more_keeps_no_rejected_token() {
-    let world = World::new();
-    world.will(hour("one"));
-    assert_eq!(world.token(), ok("one"));
-    world.fault.set(Faulty::Set);
-    // A lease that cannot be written costs nothing.
-    world.pass_seconds(1800);
-    world.will(DOWN);
-    assert_eq!((world.token(), world.values.borrow().len()), (stale("one"), 1));
-    world.will(DOWN);
-    assert!(world.ask(rejecting("one")).is_err());
-    assert!(world.values.borrow().is_empty());
-}
-
-#[test]
-fn whoever_has_a_token_rejected_does_not_get_it_even_where_the_store_takes_no_note() {
-    let world = World::new();
-    world.will(hour("one"));
-    assert_eq!(world.token(), ok("one"));
-    world.fault.set(Faulty::Change);
-    world.will(hour("two"));
-    let token = world
-        .ask(rejecting("one"))
-        .map(|token| token.secret.expose().to_owned());
-    assert_eq!(token, Ok("two".to_owned()));
-    world.will(DOWN);
-    assert!(world.ask(rejecting("one")).is_err());
 }
 
 #[test]

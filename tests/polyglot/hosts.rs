@@ -5,7 +5,7 @@ use crate::scene::{NAME, Scene, no_answer};
 use crate::support::closed::closed;
 use crate::support::plug::plug;
 use crate::support::program::{HOME, Outcome, finish};
-use managed_identity_emulator::Source;
+use managed_identity_emulator::{ExpiresIn, Source};
 use managed_identity_host::{EMBEDDED_0_2, EMBEDDED_0_3};
 use ring::digest::{Context, SHA256};
 use std::fs::{self, File};
@@ -84,8 +84,11 @@ fn cell(language: Language, host: Host) {
     let mut scene = Scene::new(language, &format!("in-{host:?}"));
     let authority = scene.environment.iter().find(|(name, _)| name == "SSL_CERT_FILE");
     let authority = PathBuf::from(&authority.unwrap().1);
-    // So that all who ask get the same.
-    scene.platform.configure(|settings| settings.repeat_tokens = true);
+    // So that all who ask get the same, at whatever second they ask.
+    scene.platform.configure(|settings| {
+        settings.repeat_tokens = true;
+        settings.expires_in = ExpiresIn::Absent;
+    });
     let url = scene.platform.serve_plain(&mut scene.vault);
     for source in [Source::AppService, Source::Imds] {
         scene.environment = scene.platform.environment_for(source).into_iter().collect();

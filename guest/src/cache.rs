@@ -3,6 +3,7 @@
 use crate::keyed::Keyed;
 use crate::request::{Audience, Identity};
 use crate::secret::Secret;
+use std::borrow::Cow;
 use std::rc::Rc;
 
 /// How many tokens are kept. At the size of a large token this bounds the memory to a few megabytes.
@@ -44,17 +45,19 @@ pub struct Key {
 impl Key {
     /// The key under which the answer is found by requests without a claims challenge. Resource ids are compared without
     /// case, as Azure does; they are sent as they were given.
-    fn cached(&self) -> Self {
+    fn cached(&self) -> Cow<'_, Self> {
         let identity = match &self.identity {
             Identity::ResourceId(id) => Identity::ResourceId(id.to_ascii_lowercase()),
+            // Most requests are so, and need no key of their own.
+            _ if self.claims.is_none() && self.revoked.is_none() => return Cow::Borrowed(self),
             other => other.clone(),
         };
-        Self {
+        Cow::Owned(Self {
             identity,
             audience: self.audience.clone(),
             claims: None,
             revoked: None,
-        }
+        })
     }
 }
 
@@ -169,7 +172,7 @@ impl Cache {
             }
         }
         self.entries.insert(
-            key,
+            key.into_owned(),
             Entry {
                 token,
                 failures: 0,
@@ -201,7 +204,7 @@ impl Cache {
         // Once there is another token, it is a late caller who brings the old one.
         let key = key.cached();
         if self.entries.get(&key).is_none() && (self.revoked.len() < CAPACITY || self.revoked.get(&key).is_some()) {
-            self.revoked.insert(key, token.sha256());
+            self.revoked.insert(key.into_owned(), token.sha256());
         }
     }
 

@@ -144,7 +144,6 @@ impl<P: Platform> Engine<P> {
                 .cache
                 .look_up(&key, shared.platform.unix_time()),
         };
-        let now = shared.platform.monotonic();
         match cached {
             Cached::Fresh(token) => Ok(Issued { token, stale: false }),
             Cached::Due { token, failed, try_now } if !try_now || shared.throttle_left() > Duration::ZERO => {
@@ -152,7 +151,7 @@ impl<P: Platform> Engine<P> {
             }
             Cached::Due { token, failed, .. } => {
                 let patience = request.timeout.min(INLINE_REFRESH);
-                let flight = shared.join(&key, now + request.timeout.max(ATTEMPT_TIMEOUT));
+                let flight = shared.join(&key, shared.platform.monotonic() + request.timeout.max(ATTEMPT_TIMEOUT));
                 if P::BACKGROUND {
                     return Ok(Issued { token, stale: failed });
                 }
@@ -170,7 +169,7 @@ impl<P: Platform> Engine<P> {
                 Err(shared.throttled(source.as_ref()))
             }
             Cached::Nothing => {
-                let flight = shared.join(&key, now + request.timeout);
+                let flight = shared.join(&key, shared.platform.monotonic() + request.timeout);
                 match race(flight.landed(), shared.platform.sleep(request.timeout)).await {
                     Some(outcome) => outcome.map(|token| Issued { token, stale: false }),
                     None => Err(shared.deadline_exceeded(source.as_ref(), &flight)),

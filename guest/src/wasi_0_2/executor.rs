@@ -18,6 +18,8 @@ thread_local! {
     /// What the futures wait for. Weak, because a pollable must be gone before the resource that it came from, and a
     /// future may be dropped in the round in which it registered.
     static WAITING: RefCell<Vec<Weak<Pollable>>> = RefCell::default();
+    /// One for all calls, of which there is one at a time.
+    static WOKEN: Arc<Woken> = Arc::new(Woken(AtomicBool::new(false)));
 }
 
 /// Moves `work` on in this and all later calls of [`block_on`], until it ends.
@@ -40,7 +42,7 @@ pub(super) async fn ready(pollable: Pollable) {
 
 /// Runs `work` to its end, or returns nothing when it waits for something that cannot come.
 pub(super) fn block_on<T>(work: impl Future<Output = T>) -> Option<T> {
-    let woken = Arc::new(Woken(AtomicBool::new(false)));
+    let woken = WOKEN.with(Arc::clone);
     let waker = Waker::from(Arc::clone(&woken));
     let mut context = Context::from_waker(&waker);
     let mut work = pin!(work);

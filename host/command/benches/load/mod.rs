@@ -1,4 +1,5 @@
 //! What the load tests share: programs to be measured, and wrk, which makes the load.
+#![allow(dead_code, reason = "each benchmark takes the parts that it needs")]
 
 use http::{HeaderValue, Request, Response, header};
 use http_body_util::Full;
@@ -7,8 +8,8 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use std::convert::Infallible;
 use std::error::Error;
-use std::io::{BufRead as _, BufReader};
-use std::net::SocketAddr;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
@@ -113,6 +114,61 @@ pub(crate) fn platform() -> Outcome<(Program, Vec<(String, String)>)> {
     let text = |(name, value): (&String, &serde_json::Value)| Some((name.clone(), value.as_str()?.to_owned()));
     let environment = environment.iter().filter_map(text).collect();
     Ok((emulator, environment))
+}
+
+/// `managed-identity serve` with a token at hand, for whoever knows its secret.
+pub(crate) struct Served {
+    pub(crate) program: Program,
+    pub(crate) address: SocketAddr,
+    _platform: Program,
+}
+
+impl Served {
+    const AUDIENCE: &str = "https://vault.azure.net";
+    pub(crate) const TARGET: &str = "/msi/token?api-version=2019-08-01&resource=https%3A%2F%2Fvault.azure.net";
+    /// Its secret is only for this run, on a port that nobody else knows.
+    pub(crate) const FIELD: &str = "X-IDENTITY-HEADER: a-secret-that-is-no-secret-0123456789";
+
+    pub(crate) fn start() -> Outcome<Self> {
+        let (platform, environment) = platform()?;
+        let secret = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("load-secret");
+        let (_, value) = Self::FIELD.split_once(": ").ok_or("no secret")?;
+        std::fs::write(&secret, value)?;
+        let secret = secret.to_string_lossy().into_owned();
+        let mut serve = managed_identity(&["serve", "--app-service", "127.0.0.1:0", "--allow", Self::AUDIENCE]);
+        serve.args(["--header-secret-file", &secret]);
+        serve.envs(environment);
+        let program = Program::start(&mut serve)?;
+        let served = Self {
+            address: program.listening()?,
+            program,
+            _platform: platform,
+        };
+        served.ask()?;
+        Ok(served)
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}{}", self.address, Self::TARGET)
+    }
+
+    /// One request, which has to be answered with a token.
+    pub(crate) fn ask(&self) -> Outcome<()> {
+        let mut stream = TcpStream::connect(self.address)?;
+        write!(
+            stream,
+            "GET {} HTTP/1.1\r\nHost: {}\r\n{}\r\nConnection: close\r\n\r\n",
+            Self::TARGET,
+            self.address,
+            Self::FIELD
+        )?;
+        let mut reply = String::new();
+        stream.read_to_string(&mut reply)?;
+        match reply.starts_with("HTTP/1.1 200 ") && reply.contains("\"access_token\"") {
+            true => Ok(()),
+            false => Err(format!("no token: {reply}").into()),
+        }
+    }
 }
 
 /// What wrk measured.

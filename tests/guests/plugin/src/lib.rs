@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `token AUDIENCE [IDENTITY [CLAIMS]]` | asks for a token; IDENTITY is `default`, `system`, or the kind and the id: `client:…`, `object:…`, `resource:…` |
 //! | `tokens COUNT MILLISECONDS AUDIENCE` | asks so often, each time once for what is cached and once anew, with this time-out |
+//! | `hits COUNT AUDIENCE` | asks so often for what is cached, and says how many nanoseconds that took |
 //! | `together COUNT AUDIENCE` | asks for so many audiences that begin so at once (0.3 only) |
 //! | `forget [AUDIENCE]`, `describe`, `decode TOKEN` | the rest of `cloud:identity` |
 //! | `tcp ADDRESS`, `udp ADDRESS`, `listen ADDRESS`, `resolve NAME` | uses `wasi:sockets` |

@@ -67,6 +67,7 @@ fn obey(order: &Order) -> Tried {
     match order.verb() {
         "token" => get_token(&ordered(order)).map_err(failed).and_then(got),
         "tokens" => tokens(order.number(0), order.number(1), order.text(2)),
+        "hits" => hits(order.number(0), asked(order.text(1))),
         "forget" => {
             forget(order.word(0));
             Ok("ok".to_owned())
@@ -132,6 +133,15 @@ fn tokens(count: u32, timeout: u32, audience: String) -> Tried {
         get_token(&request).map_err(failed)?;
     }
     Ok(format!("ok {count} times"))
+}
+
+fn hits(count: u32, request: TokenRequest) -> Tried {
+    get_token(&request).map_err(failed)?;
+    let start = monotonic_clock::now();
+    for _ in 0..count {
+        get_token(&request).map_err(failed)?;
+    }
+    Ok(format!("ok {}", monotonic_clock::now() - start))
 }
 
 fn send(order: &Order) -> Tried {

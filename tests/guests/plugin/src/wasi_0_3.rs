@@ -82,6 +82,7 @@ async fn obey(order: &Order) -> Tried {
     match order.verb() {
         "token" => get_token(ordered(order)).await.map_err(failed).and_then(got),
         "tokens" => tokens(order.number(0), order.number(1), order.text(2)).await,
+        "hits" => hits(order.number(0), &order.text(1)).await,
         "together" => together(order.number(0), &order.text(1), true).await,
         "forget" => {
             forget(order.word(0));
@@ -187,6 +188,15 @@ async fn tokens(count: u32, timeout: u32, audience: String) -> Tried {
         get_token(request(Some(CHALLENGE))).await.map_err(failed)?;
     }
     Ok(format!("ok {count} times"))
+}
+
+async fn hits(count: u32, audience: &str) -> Tried {
+    get_token(asked(audience.to_owned())).await.map_err(failed)?;
+    let start = monotonic_clock::now();
+    for _ in 0..count {
+        get_token(asked(audience.to_owned())).await.map_err(failed)?;
+    }
+    Ok(format!("ok {}", monotonic_clock::now() - start))
 }
 
 async fn send(order: &Order) -> Tried {

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use managed_identity_guest_build::{Guest, prebuilt, report};
+use sha2::{Digest as _, Sha256};
 
 /// The variable that gives a prebuilt component and names the embedded one to `env!`, and the guest's feature.
 const PROVIDERS: [(&str, &str); 2] = [
@@ -15,7 +16,7 @@ const PROVIDERS: [(&str, &str); 2] = [
 ];
 
 /// What a component may weigh, in bytes: it is compiled at first start, and read by whoever audits it.
-const SIZE_LIMIT: u64 = 256 * 1024;
+const SIZE_LIMIT: usize = 256 * 1024;
 
 fn main() -> ExitCode {
     report(embed_providers())
@@ -31,9 +32,8 @@ fn embed_providers() -> Result<()> {
                 .features([feature])
                 .build(Path::new(&out_dir))?,
         };
-        let size = fs::metadata(&component)
-            .with_context(|| format!("cannot read {}", component.display()))?
-            .len();
+        let bytes = fs::read(&component).with_context(|| format!("cannot read {}", component.display()))?;
+        let size = bytes.len();
         if size > SIZE_LIMIT {
             bail!(
                 "{} is {size} bytes, more than the {SIZE_LIMIT} that a provider may have",
@@ -41,6 +41,12 @@ fn embed_providers() -> Result<()> {
             );
         }
         println!("cargo::rustc-env={variable}={}", component.display());
+        // So that no start has to read all of it.
+        println!("cargo::rustc-env={variable}_SHA256={}", hex(&Sha256::digest(&bytes)));
     }
     Ok(())
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

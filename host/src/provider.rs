@@ -9,6 +9,8 @@ mod component;
 mod cpu;
 mod desk;
 mod instance;
+mod kept;
+mod private;
 
 pub(crate) use artefact::Trusted;
 pub use artefact::{is_precompiled, precompile};

@@ -32,7 +32,7 @@ const END_OF_VERSION: u8 = b'\n';
 /// # Errors
 /// When the bytes are not a component that can be compiled, not a provider, or one that asks for more than it is given.
 pub fn precompile(component: &[u8]) -> Result<Vec<u8>, ProviderError> {
-    let compiled = compile_in(&engine(None)?, component)?;
+    let compiled = compile_in(&engine()?, component, None)?;
     let code = compiled
         .instance
         .component()
@@ -112,7 +112,7 @@ mod tests {
         // SAFETY: what is loaded here is unchanged, or is found to be changed before it is loaded.
         #[expect(unsafe_code, reason = "the tests' own code")]
         let trusted = unsafe { Trusted::new(artefact) };
-        let result = trusted.load(&engine(None).unwrap());
+        let result = trusted.load(&engine().unwrap());
         result.err().map(|error| error.to_string())
     }
 

@@ -2,6 +2,8 @@
 
 use super::artefact::Trusted;
 use super::instance::{World, linker};
+use super::kept;
+use super::private::is_private;
 use std::borrow::Cow;
 use std::path::Path;
 use wasmtime::component::{Component, InstancePre};
@@ -74,37 +76,35 @@ pub(crate) struct Compiled {
     pub(super) version: WasiVersion,
 }
 
-/// Compiles a provider, or takes it from the cache of compiled code in `cache`, unless it is compiled already.
+/// Compiles a provider, or takes the code that is kept in the folder `cache`, unless it is compiled already.
 ///
 /// Compiled code is trusted code: a cache folder to which others can write is not used.
 pub(crate) fn compile(provider: &Provider, cache: Option<&Path>) -> Result<Compiled, ProviderError> {
     match provider {
-        Provider::Component(bytes) => compile_in(&engine(cache)?, bytes),
+        Provider::Component(bytes) => compile_in(&engine()?, bytes, cache),
         Provider::Precompiled(artefact) => {
-            let engine = engine(None)?;
-            Compiled::new(&engine, &artefact.load(&engine)?)
+            let engine = engine()?;
+            Compiled::new(&artefact.load(&engine)?)
         }
     }
 }
 
-pub(super) fn compile_in(engine: &Engine, bytes: &[u8]) -> Result<Compiled, ProviderError> {
-    Compiled::new(
-        engine,
-        &Component::new(engine, bytes).map_err(ProviderError::NotAComponent)?,
-    )
+pub(super) fn compile_in(engine: &Engine, bytes: &[u8], cache: Option<&Path>) -> Result<Compiled, ProviderError> {
+    let component = kept::component(engine, bytes, cache).map_err(ProviderError::NotAComponent)?;
+    Compiled::new(&component)
 }
 
 impl Compiled {
-    fn new(engine: &Engine, component: &Component) -> Result<Self, ProviderError> {
+    fn new(component: &Component) -> Result<Self, ProviderError> {
         let version = version(component).ok_or(ProviderError::NotAProvider)?;
-        let linker = linker(engine).map_err(ProviderError::Engine)?;
+        let linker = linker(component).map_err(ProviderError::Engine)?;
         let instance = linker.instantiate_pre(component).map_err(ProviderError::Imports)?;
         Ok(Self { instance, version })
     }
 }
 
 /// The engine of a provider. Its settings are the same for code that was compiled ahead of time.
-pub(super) fn engine(cache: Option<&Path>) -> Result<Engine, ProviderError> {
+pub(super) fn engine() -> Result<Engine, ProviderError> {
     let mut config = Config::new();
     // One instance for the life of the process: the pooling allocator would cost milliseconds to set up and save nothing.
     config.allocation_strategy(wasmtime::InstanceAllocationStrategy::OnDemand);
@@ -113,11 +113,11 @@ pub(super) fn engine(cache: Option<&Path>) -> Result<Engine, ProviderError> {
     config.memory_reservation_for_growth(RESERVATION);
     config.epoch_interruption(true);
     config.wasm_component_model_async(true);
-    config.cache(compilation_cache(cache));
     Engine::new(&config).map_err(ProviderError::Engine)
 }
 
-/// The cache of compiled code in a folder, unless others can write to that.
+/// The engine's own cache of compiled code in a folder, unless others can write to that. It compresses, and keeps itself small:
+/// for plugins, of which there are many and large ones.
 pub(crate) fn compilation_cache(folder: Option<&Path>) -> Option<Cache> {
     let mut settings = CacheConfig::new();
     settings.with_directory(folder.filter(|folder| is_private(folder))?);
@@ -125,30 +125,6 @@ pub(crate) fn compilation_cache(folder: Option<&Path>) -> Option<Cache> {
     Cache::new(settings)
         .inspect_err(|error| tracing::debug!(target: "managed_identity::provider", "no compilation cache: {error:#}"))
         .ok()
-}
-
-/// Whether a folder, which is made if need be, belongs to this user alone.
-#[cfg(unix)]
-fn is_private(folder: &Path) -> bool {
-    use std::os::unix::fs::{DirBuilderExt, MetadataExt};
-    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder);
-    let private = made.is_ok()
-        && std::fs::metadata(folder)
-            .is_ok_and(|folder| folder.uid() == rustix::process::geteuid().as_raw() && folder.mode() & 0o022 == 0);
-    if !private {
-        tracing::warn!(
-            target: "managed_identity::provider",
-            folder = %folder.display(),
-            "no compilation cache: the folder cannot be made, or others can write to it"
-        );
-    }
-    private
-}
-
-/// Where access is not told by owner and mode, the user's own cache folder is taken for what it is.
-#[cfg(not(unix))]
-fn is_private(_: &Path) -> bool {
-    true
 }
 
 /// The version of the interface that a component exports, the newer one if it has both.

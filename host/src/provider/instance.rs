@@ -13,8 +13,8 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use std::cell::RefCell;
 use std::sync::Arc;
-use wasmtime::component::{Accessor, Linker, ResourceTable};
-use wasmtime::{Engine, Store};
+use wasmtime::Store;
+use wasmtime::component::{Accessor, Component, Linker, ResourceTable};
 use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
@@ -78,12 +78,21 @@ impl WasiHttpView for World {
 
 /// All of WASI, over a context that holds no socket, no argument, no standard stream, and no file but those that the source
 /// needs: a provider in any language starts, and can reach nothing but the identity endpoint.
-pub(super) fn linker(engine: &Engine) -> wasmtime::Result<Linker<World>> {
+///
+/// In the versions that it names, because to offer those that it does not would take longer than to instantiate it.
+pub(super) fn linker(component: &Component) -> wasmtime::Result<Linker<World>> {
+    let engine = component.engine();
     let mut linker = Linker::new(engine);
-    wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
-    wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
-    wasmtime_wasi::p3::add_to_linker(&mut linker)?;
-    wasmtime_wasi_http::p3::add_to_linker(&mut linker)?;
+    let component = component.component_type();
+    let names = |version: &str| component.imports(engine).any(|(name, _)| name.contains(version));
+    if names("@0.2.") {
+        wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
+        wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
+    }
+    if names("@0.3.") {
+        wasmtime_wasi::p3::add_to_linker(&mut linker)?;
+        wasmtime_wasi_http::p3::add_to_linker(&mut linker)?;
+    }
     Ok(linker)
 }
 

@@ -1,0 +1,203 @@
+//! Compiled code, kept between starts.
+//!
+//! One file for each component and engine, as the engine writes it and uncompressed, so that a start maps it instead of
+//! reading it: with the engine's own cache, which compresses, unpacking took half of a start and 3 MiB.
+
+use super::component::{EMBEDDED_0_2, EMBEDDED_0_3};
+use super::private::is_private;
+use ring::digest::{SHA256, digest};
+use std::fs::{self, File};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+use wasmtime::Engine;
+use wasmtime::component::Component;
+
+/// After what time since it was written a file goes, when a new one comes. What is still in use is written again.
+const LIFE: Duration = Duration::from_secs(30 * 86_400);
+
+/// What the names of the files begin and end with.
+const NAME: (&str, &str) = ("provider-", ".cwasm");
+
+/// What is embedded, and its digests.
+const EMBEDDED: [(&[u8], &str); 2] = [
+    (EMBEDDED_0_2, env!("MANAGED_IDENTITY_PROVIDER_0_2_SHA256")),
+    (EMBEDDED_0_3, env!("MANAGED_IDENTITY_PROVIDER_0_3_SHA256")),
+];
+
+/// The compiled component: from `folder`, if that has it and belongs to this user alone, or else compiled, and then kept there.
+pub(super) fn component(engine: &Engine, bytes: &[u8], folder: Option<&Path>) -> wasmtime::Result<Component> {
+    let Some(folder) = folder.filter(|folder| is_private(folder)) else {
+        return Component::new(engine, bytes);
+    };
+    let file = folder.join(name(engine, bytes));
+    if file.exists() {
+        match load(engine, &file) {
+            Ok(component) => return Ok(component),
+            Err(error) => {
+                tracing::debug!(target: "managed_identity::provider", "compiled code is of no use: {error:#}")
+            }
+        }
+    }
+    let component = Component::new(engine, bytes)?;
+    // Without it everything works, only slower; a full disk is no reason to fail.
+    if let Err(error) = keep(&component, folder, &file) {
+        tracing::debug!(target: "managed_identity::provider", "compiled code is not kept: {error:#}");
+    }
+    Ok(component)
+}
+
+#[expect(
+    unsafe_code,
+    reason = "reading a megabyte of code, instead of mapping it, would be most of a start"
+)]
+fn load(engine: &Engine, file: &Path) -> wasmtime::Result<Component> {
+    // SAFETY: the folder is this user's alone, who could run any code here anyway. In it, a file of such a name comes from
+    // `keep` and is never written to again, only replaced. The engine refuses what another version or configuration of it wrote.
+    unsafe { Component::deserialize_file(engine, file) }
+}
+
+fn name(engine: &Engine, bytes: &[u8]) -> String {
+    let mut compatible = DefaultHasher::new();
+    engine.precompile_compatibility_hash().hash(&mut compatible);
+    format!("{}{}-{:016x}{}", NAME.0, sha256(bytes), compatible.finish(), NAME.1)
+}
+
+/// In hexadecimal. That of what is embedded is known: to reckon it would be a third of the work of a start.
+fn sha256(bytes: &[u8]) -> String {
+    let known = EMBEDDED.iter().find(|(embedded, _)| std::ptr::eq(*embedded, bytes));
+    let reckon = || {
+        digest(&SHA256, bytes)
+            .as_ref()
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect()
+    };
+    known.map_or_else(reckon, |(_, digest)| (*digest).to_owned())
+}
+
+fn keep(component: &Component, folder: &Path, file: &Path) -> wasmtime::Result<()> {
+    let code = component.serialize()?;
+    // Of this thread alone, and whole and on the disk before it has its name: a file that is mapped must not change.
+    let now = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
+    let new = file.with_extension(format!("{}-{}", std::process::id(), now.as_nanos()));
+    let written = File::create_new(&new).and_then(|mut file| {
+        file.write_all(&code)?;
+        file.sync_all()
+    });
+    let moved = written.and_then(|()| fs::rename(&new, file));
+    if moved.is_err() {
+        let _ = fs::remove_file(&new);
+    }
+    moved?;
+    Ok(tidy(folder)?)
+}
+
+/// Removes what former versions have left.
+fn tidy(folder: &Path) -> io::Result<()> {
+    let is_old = |file: &PathBuf| {
+        let name = file.file_name().and_then(|name| name.to_str());
+        let written = fs::metadata(file).and_then(|file| file.modified());
+        name.is_some_and(|name| name.starts_with(NAME.0))
+            && written.is_ok_and(|written| SystemTime::now().duration_since(written).is_ok_and(|age| age > LIFE))
+    };
+    for entry in fs::read_dir(folder)? {
+        let file = entry?.path();
+        if is_old(&file) {
+            fs::remove_file(file)?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
+
+    use super::super::component::engine;
+    use super::*;
+
+    /// An empty folder of this user's, for one test.
+    fn folder(name: &str) -> PathBuf {
+        let folder = std::env::temp_dir().join(format!("managed-identity-kept-{name}-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&folder);
+        folder
+    }
+
+    fn files(folder: &Path) -> Vec<PathBuf> {
+        fs::read_dir(folder)
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .collect()
+    }
+
+    #[test]
+    fn what_was_compiled_is_kept_and_taken() {
+        let folder = folder("taken");
+        let engine = engine().unwrap();
+        component(&engine, EMBEDDED_0_2, Some(&folder)).unwrap();
+        let [file] = &files(&folder)[..] else {
+            panic!("{:?}", files(&folder))
+        };
+        // A file that is taken stays as it is.
+        let old = SystemTime::now() - Duration::from_secs(3600);
+        File::options()
+            .write(true)
+            .open(file)
+            .unwrap()
+            .set_modified(old)
+            .unwrap();
+        component(&engine, EMBEDDED_0_2, Some(&folder)).unwrap();
+        assert_eq!(files(&folder), std::slice::from_ref(file));
+        assert_eq!(fs::metadata(file).unwrap().modified().unwrap(), old);
+        fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn what_is_of_no_use_is_replaced_and_what_is_old_goes() {
+        let folder = folder("replaced");
+        let engine = engine().unwrap();
+        component(&engine, EMBEDDED_0_2, Some(&folder)).unwrap();
+        let [file] = &files(&folder)[..] else {
+            panic!("{:?}", files(&folder))
+        };
+        let whole = fs::read(file).unwrap();
+        let others = ["provider-0-0.cwasm", "theirs.cwasm"].map(|name| folder.join(name));
+        for other in &others {
+            let file = File::create(other).unwrap();
+            file.set_modified(SystemTime::now() - LIFE - Duration::from_secs(60))
+                .unwrap();
+        }
+        for broken in [&b""[..], b"something else", &whole[..whole.len() / 2]] {
+            fs::write(file, broken).unwrap();
+            component(&engine, EMBEDDED_0_2, Some(&folder)).unwrap();
+            assert_eq!(fs::read(file).unwrap(), whole);
+        }
+        assert!(!others[0].exists() && others[1].exists());
+        fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn the_digests_of_what_is_embedded_are_known() {
+        for (embedded, digest) in EMBEDDED {
+            assert_eq!(sha256(embedded), digest);
+            // A copy is not recognised, and comes to the same.
+            let copy = embedded.to_vec();
+            assert_eq!(sha256(&copy), digest);
+        }
+    }
+
+    #[test]
+    fn where_it_cannot_be_kept_it_is_compiled() {
+        let folder = folder("none");
+        let engine = engine().unwrap();
+        fs::write(&folder, "not a folder").unwrap();
+        for none in [None, Some(folder.as_path())] {
+            component(&engine, EMBEDDED_0_2, none).unwrap();
+        }
+        fs::remove_file(folder).unwrap();
+    }
+}

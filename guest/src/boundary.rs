@@ -54,7 +54,7 @@ macro_rules! conversions {
                 wit::Identity::ResourceId(id) => Identity::ResourceId(id),
             };
             crate::request::TokenRequest::checked(
-                &request.audience,
+                request.audience,
                 identity,
                 request.claims.as_deref(),
                 request.rejected_token,

@@ -64,6 +64,22 @@ pub struct Issued {
     pub stale: bool,
 }
 
+/// How far a request got without waiting.
+pub enum Step {
+    /// To its end.
+    Issued(Issued),
+    /// To a request that is under way.
+    Waits(Waiting),
+}
+
+/// A caller's part in a request that is under way.
+pub struct Waiting {
+    flight: Rc<Flight>,
+    patience: Duration,
+    /// A valid token whose successor is waited for.
+    at_hand: Option<Rc<Token>>,
+}
+
 /// Where tokens come from, and why.
 #[derive(Clone, Debug)]
 pub struct SourceDescription {
@@ -108,6 +124,18 @@ impl<P: Platform> Engine<P> {
     /// # Errors
     /// One cause of the closed list. Never when a valid token is at hand, unless the caller rejected it or brings claims.
     pub async fn get_token(&self, request: TokenRequest) -> Result<Issued, Error> {
+        match self.begin(request)? {
+            Step::Issued(issued) => Ok(issued),
+            Step::Waits(waiting) => self.finish(waiting).await,
+        }
+    }
+
+    /// As far as [`get_token`](Self::get_token) gets without waiting, which is to the end whenever the token is at hand. Most
+    /// calls are so, and a future would be most of what they cost.
+    ///
+    /// # Errors
+    /// As for `get_token`.
+    pub fn begin(&self, request: TokenRequest) -> Result<Step, Error> {
         let shared = &self.0;
         let source = shared.selection.source.as_ref().map_err(Clone::clone)?;
         let identity = match request.identity {
@@ -145,35 +173,59 @@ impl<P: Platform> Engine<P> {
                 .look_up(&key, shared.platform.unix_time()),
         };
         match cached {
-            Cached::Fresh(token) => Ok(Issued { token, stale: false }),
+            Cached::Fresh(token) => Ok(Step::Issued(Issued { token, stale: false })),
             Cached::Due { token, failed, try_now } if !try_now || shared.throttle_left() > Duration::ZERO => {
-                Ok(Issued { token, stale: failed })
+                Ok(Step::Issued(Issued { token, stale: failed }))
             }
             Cached::Due { token, failed, .. } => {
-                let patience = request.timeout.min(INLINE_REFRESH);
                 let flight = shared.join(&key, shared.platform.monotonic() + request.timeout.max(ATTEMPT_TIMEOUT));
                 if P::BACKGROUND {
-                    return Ok(Issued { token, stale: failed });
+                    return Ok(Step::Issued(Issued { token, stale: failed }));
                 }
-                match race(flight.landed(), shared.platform.sleep(patience)).await {
-                    Some(Ok(token)) => Ok(Issued { token, stale: false }),
-                    Some(Err(_)) | None if token.expires_on > shared.platform.unix_time() => {
-                        Ok(Issued { token, stale: true })
-                    }
-                    Some(Err(error)) => Err(error),
-                    None => Err(shared.deadline_exceeded(source.as_ref(), &flight)),
-                }
+                Ok(Step::Waits(Waiting {
+                    flight,
+                    patience: request.timeout.min(INLINE_REFRESH),
+                    at_hand: Some(token),
+                }))
             }
             // Whoever cannot wait for the end of it is told at once when to come back.
             Cached::Nothing if shared.throttle_left() >= request.timeout.max(Duration::from_nanos(1)) => {
                 Err(shared.throttled(source.as_ref()))
             }
-            Cached::Nothing => {
-                let flight = shared.join(&key, shared.platform.monotonic() + request.timeout);
-                match race(flight.landed(), shared.platform.sleep(request.timeout)).await {
-                    Some(outcome) => outcome.map(|token| Issued { token, stale: false }),
-                    None => Err(shared.deadline_exceeded(source.as_ref(), &flight)),
-                }
+            Cached::Nothing => Ok(Step::Waits(Waiting {
+                flight: shared.join(&key, shared.platform.monotonic() + request.timeout),
+                patience: request.timeout,
+                at_hand: None,
+            })),
+        }
+    }
+
+    /// Waits for what [`begin`](Self::begin) began.
+    ///
+    /// # Errors
+    /// As for [`get_token`](Self::get_token).
+    pub async fn finish(&self, waiting: Waiting) -> Result<Issued, Error> {
+        let shared = &self.0;
+        let Waiting {
+            flight,
+            patience,
+            at_hand,
+        } = waiting;
+        let landed = race(flight.landed(), shared.platform.sleep(patience)).await;
+        if let Some(Ok(token)) = landed {
+            return Ok(Issued { token, stale: false });
+        }
+        // A refresh that failed or takes too long withholds nothing.
+        if let Some(token) = at_hand
+            && token.expires_on > shared.platform.unix_time()
+        {
+            return Ok(Issued { token, stale: true });
+        }
+        match landed {
+            Some(outcome) => outcome.map(|token| Issued { token, stale: false }),
+            None => {
+                let source = shared.selection.source.as_ref().map_err(Clone::clone)?;
+                Err(shared.deadline_exceeded(source.as_ref(), &flight))
             }
         }
     }

@@ -60,6 +60,21 @@ impl Audience {
     /// # Errors
     /// [`Cause::InvalidRequest`] when it is empty, holds white space or anything but visible ASCII, or is too long.
     pub fn parse(text: &str) -> Result<Self, Error> {
+        text.to_owned().try_into()
+    }
+
+    /// The resource, as version 1 token requests have it.
+    #[must_use]
+    pub fn resource(&self) -> &str {
+        &self.0
+    }
+}
+
+/// As [`Audience::parse`], without another copy of the text.
+impl TryFrom<String> for Audience {
+    type Error = Error;
+
+    fn try_from(mut text: String) -> Result<Self, Error> {
         let refuse = |why: &str| {
             Err(Error::new(
                 Cause::InvalidRequest,
@@ -74,22 +89,19 @@ impl Audience {
         if text.len() > LONGEST_IDENTIFIER {
             return refuse("is too long");
         }
-        if text.bytes().any(|byte| byte.is_ascii_whitespace()) {
-            return refuse("contains white space; several scopes cannot be asked for at once");
-        }
         if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return refuse("contains something other than visible ASCII characters");
+            return match text.bytes().any(|byte| byte.is_ascii_whitespace()) {
+                true => refuse("contains white space; several scopes cannot be asked for at once"),
+                false => refuse("contains something other than visible ASCII characters"),
+            };
         }
-        match text.strip_suffix(SCOPE_SUFFIX).unwrap_or(text) {
+        if let Some(resource) = text.strip_suffix(SCOPE_SUFFIX) {
+            text.truncate(resource.len());
+        }
+        match text.as_str() {
             "" | ".default" => refuse("names no resource"),
-            resource => Ok(Self(resource.to_owned())),
+            _ => Ok(Self(text)),
         }
-    }
-
-    /// The resource, as version 1 token requests have it.
-    #[must_use]
-    pub fn resource(&self) -> &str {
-        &self.0
     }
 }
 
@@ -161,25 +173,26 @@ impl TokenRequest {
     /// # Errors
     /// [`Cause::InvalidRequest`], with a message that names the part.
     pub fn checked(
-        audience: &str,
+        audience: impl Into<String>,
         identity: Identity,
         claims: Option<&str>,
         rejected_token: Option<String>,
         timeout_ms: Option<u32>,
     ) -> Result<Self, Error> {
+        let audience = audience.into();
         let rejected_token = rejected_token.map(Secret::new);
         let identifier = match &identity {
             Identity::PlatformDefault | Identity::SystemAssigned => None,
             Identity::ClientId(id) | Identity::ObjectId(id) | Identity::ResourceId(id) => Some(id.as_str()),
         };
         check_sizes(
-            audience,
+            &audience,
             identifier,
             claims,
             rejected_token.as_ref().map(Secret::expose),
         )?;
         Ok(Self {
-            audience: Audience::parse(audience)?,
+            audience: audience.try_into()?,
             identity: identity.checked()?,
             claims: claims.map(claims_challenge).transpose()?,
             rejected_token: rejected_token.filter(|token| !token.is_empty()),

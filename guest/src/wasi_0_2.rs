@@ -2,7 +2,7 @@
 
 mod executor;
 
-use crate::engine::Engine;
+use crate::engine::{Engine, Step};
 use crate::error::{Cause, Error};
 use crate::platform::{CredentialFile, FileFault, HttpReply, HttpRequest, Method, Platform, TransportFault};
 use crate::preopened::{closest, expect_file};
@@ -61,13 +61,15 @@ thread_local! {
 impl exports::cloud::identity::managed_identity::Guest for Component {
     fn get_token(token_request: wit::TokenRequest) -> Result<wit::AccessToken, wit::Error> {
         let token_request = request(token_request).map_err(error)?;
-        let engine = ENGINE.with(Engine::clone);
-        block_on(engine.get_token(token_request))
-            .unwrap_or_else(|| {
-                Err(Error::new(
-                    Cause::Internal,
-                    "The provider waits for nothing. Please report this.",
-                ))
+        ENGINE
+            .with(|engine| match engine.begin(token_request)? {
+                Step::Issued(issued) => Ok(issued),
+                Step::Waits(waiting) => block_on(engine.finish(waiting)).unwrap_or_else(|| {
+                    Err(Error::new(
+                        Cause::Internal,
+                        "The provider waits for nothing. Please report this.",
+                    ))
+                }),
             })
             .map(access_token)
             .map_err(error)

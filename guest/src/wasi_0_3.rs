@@ -1,6 +1,6 @@
 //! The component for WASI 0.3: calls run side by side in one instance, and work goes on after a call has returned.
 
-use crate::engine::Engine;
+use crate::engine::{Engine, Step};
 use crate::platform::{CredentialFile, FileFault, HttpReply, HttpRequest, Method, Platform, TransportFault};
 use crate::preopened::{closest, expect_file};
 use futures_util::future::LocalBoxFuture;
@@ -57,8 +57,16 @@ thread_local! {
 impl exports::cloud::identity::managed_identity::Guest for Component {
     async fn get_token(token_request: wit::TokenRequest) -> Result<wit::AccessToken, wit::Error> {
         let token_request = request(token_request).map_err(error)?;
-        let engine = ENGINE.with(Engine::clone);
-        engine.get_token(token_request).await.map(access_token).map_err(error)
+        let issued = match ENGINE.with(|engine| engine.begin(token_request)) {
+            Ok(Step::Issued(issued)) => Ok(issued),
+            Ok(Step::Waits(waiting)) => {
+                let engine = ENGINE.with(Engine::clone);
+                // Apart, so that the others carry no room for it.
+                Box::pin(async move { engine.finish(waiting).await }).await
+            }
+            Err(error) => Err(error),
+        };
+        issued.map(access_token).map_err(error)
     }
 
     fn forget(audience: Option<String>) {

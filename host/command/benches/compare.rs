@@ -109,10 +109,13 @@ fn boundary(upstream: &Upstream, samples: &mut Samples, rounds: usize) -> Outcom
     for round in 1..=rounds {
         println!("round {round} of {rounds}: across the boundary of a component");
         let get_token_0_2 = boundary.get_token_0_2()?;
+        let constant_0_2 = boundary.constant_0_2()?;
         runtime.block_on(async {
             for (measurement, time) in [
                 ("get-token 0.2, ns", get_token_0_2),
+                ("constant 0.2, ns", constant_0_2),
                 ("get-token 0.3, ns", boundary.get_token_0_3().await?),
+                ("constant 0.3, ns", boundary.constant_0_3().await?),
                 ("plugin's get-token, ns", boundary.plugin().await?),
                 ("instance 0.2, ns", boundary.instantiate_0_2().await?),
                 ("instance 0.3, ns", boundary.instantiate_0_3().await?),

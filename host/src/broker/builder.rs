@@ -7,12 +7,11 @@ use crate::outbound::{
     Endpoint, EndpointError, EndpointPolicy, Outbound, OutboundConfig, RequestLimits, RootCertificates, Transport,
     TrustError,
 };
-use crate::provider::{self, EMBEDDED_0_2, EMBEDDED_0_3, Provider, ProviderError, Surroundings, Trusted, WasiVersion};
+use crate::provider::{self, Provider, ProviderError, Surroundings, Trusted, WasiVersion};
 use crate::provision::{Provision, has_arc_agent};
 use managed_identity_provider::environment::{ARC_AGENT, Environment, VARIABLES};
 use managed_identity_provider::error::{Cause, Error};
 use managed_identity_provider::source;
-use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -41,7 +40,7 @@ impl BrokerBuilder {
     pub(super) fn new() -> Self {
         Self {
             environment: None,
-            provider: Provider::Component(Cow::Borrowed(EMBEDDED_0_3)),
+            provider: Provider::Embedded(WasiVersion::default()),
             granted: Vec::new(),
             root_certificates: RootCertificates::default(),
             arc_agent: None,
@@ -72,17 +71,14 @@ impl BrokerBuilder {
     /// Uses the built-in provider for this version of WASI. The default is 0.3, where calls run side by side.
     #[must_use]
     pub fn wasi(mut self, version: WasiVersion) -> Self {
-        self.provider = Provider::Component(Cow::Borrowed(match version {
-            WasiVersion::V0_2 => EMBEDDED_0_2,
-            WasiVersion::V0_3 => EMBEDDED_0_3,
-        }));
+        self.provider = Provider::Embedded(version);
         self
     }
 
     /// Uses another provider: any component that exports `cloud:identity/managed-identity`.
     #[must_use]
     pub fn provider(mut self, component: impl Into<Vec<u8>>) -> Self {
-        self.provider = Provider::Component(Cow::Owned(component.into()));
+        self.provider = Provider::Component(component.into());
         self
     }
 

@@ -4,7 +4,6 @@ use super::artefact::Trusted;
 use super::instance::{World, linker};
 use super::kept;
 use super::private::is_private;
-use std::borrow::Cow;
 use std::path::Path;
 use wasmtime::component::{Component, InstancePre};
 use wasmtime::{Cache, CacheConfig, Config, Engine};
@@ -59,14 +58,24 @@ pub enum ProviderError {
 
 /// What a provider is loaded from.
 pub(crate) enum Provider {
-    Component(Cow<'static, [u8]>),
+    /// One that is built with this library.
+    Embedded(WasiVersion),
+    Component(Vec<u8>),
     Precompiled(Trusted),
 }
 
 impl Provider {
     /// Whether it is one that is built with this library, and not the user's.
     pub(crate) fn is_embedded(&self) -> bool {
-        matches!(self, Self::Component(Cow::Borrowed(_)))
+        matches!(self, Self::Embedded(_))
+    }
+}
+
+/// A provider that is built with this library, and its SHA-256 digest in hexadecimal.
+pub(super) fn embedded(version: WasiVersion) -> (&'static [u8], &'static str) {
+    match version {
+        WasiVersion::V0_2 => (EMBEDDED_0_2, env!("MANAGED_IDENTITY_PROVIDER_0_2_SHA256")),
+        WasiVersion::V0_3 => (EMBEDDED_0_3, env!("MANAGED_IDENTITY_PROVIDER_0_3_SHA256")),
     }
 }
 
@@ -80,22 +89,22 @@ pub(crate) struct Compiled {
 ///
 /// Compiled code is trusted code: a cache folder to which others can write is not used.
 pub(crate) fn compile(provider: &Provider, cache: Option<&Path>) -> Result<Compiled, ProviderError> {
-    match provider {
-        Provider::Component(bytes) => compile_in(&engine()?, bytes, cache),
-        Provider::Precompiled(artefact) => {
-            let engine = engine()?;
-            Compiled::new(&artefact.load(&engine)?)
+    let engine = engine()?;
+    let component = match provider {
+        Provider::Embedded(version) => {
+            let (bytes, digest) = embedded(*version);
+            kept::component(&engine, bytes, Some(digest), cache).map_err(ProviderError::NotAComponent)?
         }
-    }
-}
-
-pub(super) fn compile_in(engine: &Engine, bytes: &[u8], cache: Option<&Path>) -> Result<Compiled, ProviderError> {
-    let component = kept::component(engine, bytes, cache).map_err(ProviderError::NotAComponent)?;
+        Provider::Component(bytes) => {
+            kept::component(&engine, bytes, None, cache).map_err(ProviderError::NotAComponent)?
+        }
+        Provider::Precompiled(artefact) => artefact.load(&engine)?,
+    };
     Compiled::new(&component)
 }
 
 impl Compiled {
-    fn new(component: &Component) -> Result<Self, ProviderError> {
+    pub(super) fn new(component: &Component) -> Result<Self, ProviderError> {
         let version = version(component).ok_or(ProviderError::NotAProvider)?;
         let linker = linker(component).map_err(ProviderError::Engine)?;
         let instance = linker.instantiate_pre(component).map_err(ProviderError::Imports)?;
@@ -145,7 +154,7 @@ mod tests {
 
     #[test]
     fn what_is_not_a_provider_is_refused_with_its_reason() {
-        let compile = |bytes: &'static [u8], cache| compile(&Provider::Component(Cow::Borrowed(bytes)), cache);
+        let compile = |bytes: &[u8], cache| compile(&Provider::Component(bytes.to_vec()), cache);
         assert!(matches!(
             compile(b"not wasm", None),
             Err(ProviderError::NotAComponent(_))

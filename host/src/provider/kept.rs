@@ -3,7 +3,6 @@
 //! One file for each component and engine, as the engine writes it and uncompressed, so that a start maps it instead of
 //! reading it: with the engine's own cache, which compresses, unpacking took half of a start and 3 MiB.
 
-use super::component::{EMBEDDED_0_2, EMBEDDED_0_3};
 use super::private::is_private;
 use ring::digest::{SHA256, digest};
 use std::fs::{self, File};
@@ -20,18 +19,19 @@ const LIFE: Duration = Duration::from_secs(30 * 86_400);
 /// What the names of the files begin and end with.
 const NAME: (&str, &str) = ("provider-", ".cwasm");
 
-/// What is embedded, and its digests.
-const EMBEDDED: [(&[u8], &str); 2] = [
-    (EMBEDDED_0_2, env!("MANAGED_IDENTITY_PROVIDER_0_2_SHA256")),
-    (EMBEDDED_0_3, env!("MANAGED_IDENTITY_PROVIDER_0_3_SHA256")),
-];
-
 /// The compiled component: from `folder`, if that has it and belongs to this user alone, or else compiled, and then kept there.
-pub(super) fn component(engine: &Engine, bytes: &[u8], folder: Option<&Path>) -> wasmtime::Result<Component> {
+///
+/// `digest` is that of the bytes in hexadecimal, if it is known: to reckon it would be a third of the work of a start.
+pub(super) fn component(
+    engine: &Engine,
+    bytes: &[u8],
+    digest: Option<&str>,
+    folder: Option<&Path>,
+) -> wasmtime::Result<Component> {
     let Some(folder) = folder.filter(|folder| is_private(folder)) else {
         return Component::new(engine, bytes);
     };
-    let file = folder.join(name(engine, bytes));
+    let file = folder.join(name(engine, &digest.map_or_else(|| sha256(bytes), str::to_owned)));
     if file.exists() {
         match load(engine, &file) {
             Ok(component) => return Ok(component),
@@ -58,23 +58,15 @@ fn load(engine: &Engine, file: &Path) -> wasmtime::Result<Component> {
     unsafe { Component::deserialize_file(engine, file) }
 }
 
-fn name(engine: &Engine, bytes: &[u8]) -> String {
+fn name(engine: &Engine, digest: &str) -> String {
     let mut compatible = DefaultHasher::new();
     engine.precompile_compatibility_hash().hash(&mut compatible);
-    format!("{}{}-{:016x}{}", NAME.0, sha256(bytes), compatible.finish(), NAME.1)
+    format!("{}{digest}-{:016x}{}", NAME.0, compatible.finish(), NAME.1)
 }
 
-/// In hexadecimal. That of what is embedded is known: to reckon it would be a third of the work of a start.
 fn sha256(bytes: &[u8]) -> String {
-    let known = EMBEDDED.iter().find(|(embedded, _)| std::ptr::eq(*embedded, bytes));
-    let reckon = || {
-        digest(&SHA256, bytes)
-            .as_ref()
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect()
-    };
-    known.map_or_else(reckon, |(_, digest)| (*digest).to_owned())
+    let digest = digest(&SHA256, bytes);
+    digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn keep(component: &Component, folder: &Path, file: &Path) -> wasmtime::Result<()> {
@@ -117,7 +109,7 @@ fn tidy(folder: &Path) -> io::Result<()> {
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
-    use super::super::component::engine;
+    use super::super::component::{EMBEDDED_0_2, WasiVersion, embedded, engine};
     use super::*;
 
     /// An empty folder of this user's, for one test.
@@ -138,7 +130,7 @@ mod tests {
     fn what_was_compiled_is_kept_and_taken() {
         let folder = folder("taken");
         let engine = engine().unwrap();
-        component(&engine, EMBEDDED_0_2, Some(&folder)).unwrap();
+        component(&engine, EMBEDDED_0_2, None, Some(&folder)).unwrap();
         let [file] = &files(&folder)[..] else {
             panic!("{:?}", files(&folder))
         };
@@ -150,7 +142,7 @@ mod tests {
             .unwrap()
             .set_modified(old)
             .unwrap();
-        component(&engine, EMBEDDED_0_2, Some(&folder)).unwrap();
+        component(&engine, EMBEDDED_0_2, None, Some(&folder)).unwrap();
         assert_eq!(files(&folder), std::slice::from_ref(file));
         assert_eq!(fs::metadata(file).unwrap().modified().unwrap(), old);
         fs::remove_dir_all(folder).unwrap();
@@ -160,7 +152,7 @@ mod tests {
     fn what_is_of_no_use_is_replaced_and_what_is_old_goes() {
         let folder = folder("replaced");
         let engine = engine().unwrap();
-        component(&engine, EMBEDDED_0_2, Some(&folder)).unwrap();
+        component(&engine, EMBEDDED_0_2, None, Some(&folder)).unwrap();
         let [file] = &files(&folder)[..] else {
             panic!("{:?}", files(&folder))
         };
@@ -173,7 +165,7 @@ mod tests {
         }
         for broken in [&b""[..], b"something else", &whole[..whole.len() / 2]] {
             fs::write(file, broken).unwrap();
-            component(&engine, EMBEDDED_0_2, Some(&folder)).unwrap();
+            component(&engine, EMBEDDED_0_2, None, Some(&folder)).unwrap();
             assert_eq!(fs::read(file).unwrap(), whole);
         }
         assert!(!others[0].exists() && others[1].exists());
@@ -182,11 +174,9 @@ mod tests {
 
     #[test]
     fn the_digests_of_what_is_embedded_are_known() {
-        for (embedded, digest) in EMBEDDED {
-            assert_eq!(sha256(embedded), digest);
-            // A copy is not recognised, and comes to the same.
-            let copy = embedded.to_vec();
-            assert_eq!(sha256(&copy), digest);
+        for version in [WasiVersion::V0_2, WasiVersion::V0_3] {
+            let (bytes, digest) = embedded(version);
+            assert_eq!(sha256(bytes), digest);
         }
     }
 
@@ -196,7 +186,7 @@ mod tests {
         let engine = engine().unwrap();
         fs::write(&folder, "not a folder").unwrap();
         for none in [None, Some(folder.as_path())] {
-            component(&engine, EMBEDDED_0_2, none).unwrap();
+            component(&engine, EMBEDDED_0_2, None, none).unwrap();
         }
         fs::remove_file(folder).unwrap();
     }

@@ -1,12 +1,13 @@
 //! What it costs to cross the boundary of a component: a provider without the host's cache in front, and a plugin that asks the
 //! host.
 
-use super::upstream::Upstream;
+use super::upstream::{TOKEN_LENGTH, Upstream};
 use crate::load::Outcome;
 use managed_identity_host::grants::{AudiencePattern, Caller, Gate, Grant, Policy, TokenRule};
 use managed_identity_host::outbound::{Endpoint, EndpointPolicy, Outbound, OutboundConfig, OutboundHooks};
 use managed_identity_host::plugin::{PluginEngine, PluginOutcome};
 use managed_identity_host::{Broker, EMBEDDED_0_2, EMBEDDED_0_3};
+use managed_identity_test_guests::{HOSTILE_0_2, HOSTILE_0_3, PLUGIN_0_2};
 use std::time::{Duration, Instant};
 use wasmtime::component::{Component, InstancePre, Linker, ResourceTable};
 use wasmtime::{Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, Store};
@@ -135,6 +136,9 @@ impl Provider {
 pub(crate) struct Boundary {
     provider_0_2: Provider,
     provider_0_3: Provider,
+    /// Give a token as long without a cache, a clock or a check: what the call itself costs.
+    constant_0_2: Provider,
+    constant_0_3: Provider,
     plugins: PluginEngine,
     gate: Gate,
 }
@@ -147,6 +151,8 @@ impl Boundary {
         Ok(Self {
             provider_0_2: Provider::new(EMBEDDED_0_2, upstream, false)?,
             provider_0_3: Provider::new(EMBEDDED_0_3, upstream, true)?,
+            constant_0_2: Provider::new(HOSTILE_0_2, upstream, false)?,
+            constant_0_3: Provider::new(HOSTILE_0_3, upstream, true)?,
             plugins: PluginEngine::builder().build()?,
             gate: Gate::new(broker, policy),
         })
@@ -162,63 +168,25 @@ impl Boundary {
 
     /// A cached token by a call of the provider's export. Not for a thread of a runtime, which must not wait for the first one.
     pub(crate) fn get_token_0_2(&self) -> Outcome<f64> {
-        use v0_2::cloud::identity::types::Identity;
-        use v0_2::exports::cloud::identity::managed_identity::TokenRequest;
-        let mut store = self.provider_0_2.store();
-        let instance = v0_2::ProviderPre::new(self.provider_0_2.instance.clone())?.instantiate(&mut store)?;
-        let provider = instance.cloud_identity_managed_identity();
-        let request = TokenRequest {
-            audience: AUDIENCE.to_owned(),
-            identity: Identity::PlatformDefault,
-            claims: None,
-            rejected_token: None,
-            timeout_ms: None,
-        };
-        let first = provider.call_get_token(&mut store, &request)?;
-        first.map_err(|error| error.message)?;
-        let start = Instant::now();
-        for _ in 0..CALLS {
-            let token = provider.call_get_token(&mut store, &request)?;
-            std::hint::black_box(token.map_err(|error| error.message)?.token.len());
-        }
-        Ok(start.elapsed().as_nanos() as f64 / f64::from(CALLS))
+        call_0_2(&self.provider_0_2, AUDIENCE)
+    }
+
+    pub(crate) fn constant_0_2(&self) -> Outcome<f64> {
+        call_0_2(&self.constant_0_2, &constant())
     }
 
     /// The same with the async provider, one call after the other.
     pub(crate) async fn get_token_0_3(&self) -> Outcome<f64> {
-        use v0_3::cloud::identity::types::Identity;
-        use v0_3::exports::cloud::identity::managed_identity::TokenRequest;
-        let mut store = self.provider_0_3.store();
-        let instance = v0_3::ProviderPre::new(self.provider_0_3.instance.clone())?
-            .instantiate_async(&mut store)
-            .await?;
-        let provider = instance.cloud_identity_managed_identity();
-        let request = || TokenRequest {
-            audience: AUDIENCE.to_owned(),
-            identity: Identity::PlatformDefault,
-            claims: None,
-            rejected_token: None,
-            timeout_ms: None,
-        };
-        let time = store
-            .run_concurrent(async |accessor| {
-                let first = provider.call_get_token(accessor, request()).await?;
-                first.map_err(|error| wasmtime::Error::msg(error.message))?;
-                let start = Instant::now();
-                for _ in 0..CALLS {
-                    let token = provider.call_get_token(accessor, request()).await?;
-                    let token = token.map_err(|error| wasmtime::Error::msg(error.message))?;
-                    std::hint::black_box(token.token.len());
-                }
-                Ok::<_, wasmtime::Error>(start.elapsed())
-            })
-            .await??;
-        Ok(time.as_nanos() as f64 / f64::from(CALLS))
+        call_0_3(&self.provider_0_3, AUDIENCE).await
+    }
+
+    pub(crate) async fn constant_0_3(&self) -> Outcome<f64> {
+        call_0_3(&self.constant_0_3, &constant()).await
     }
 
     /// A plugin's call for a cached token, by its own clock.
     pub(crate) async fn plugin(&self) -> Outcome<f64> {
-        let plugin = self.plugins.load(managed_identity_test_guests::PLUGIN_0_2)?;
+        let plugin = self.plugins.load(PLUGIN_0_2)?;
         let output = MemoryOutputPipe::new(1024);
         let command = plugin
             .command(self.gate.caller(Caller::new("plugin")))
@@ -231,4 +199,63 @@ impl Boundary {
             (outcome, _) => Err(format!("{outcome:?}: {output}").into()),
         }
     }
+}
+
+/// The order that makes the guest of our tests give a token of the usual length.
+fn constant() -> String {
+    format!("huge\u{1f}token\u{1f}{TOKEN_LENGTH}")
+}
+
+fn call_0_2(provider: &Provider, audience: &str) -> Outcome<f64> {
+    use v0_2::cloud::identity::types::Identity;
+    use v0_2::exports::cloud::identity::managed_identity::TokenRequest;
+    let mut store = provider.store();
+    let instance = v0_2::ProviderPre::new(provider.instance.clone())?.instantiate(&mut store)?;
+    let exports = instance.cloud_identity_managed_identity();
+    let request = TokenRequest {
+        audience: audience.to_owned(),
+        identity: Identity::PlatformDefault,
+        claims: None,
+        rejected_token: None,
+        timeout_ms: None,
+    };
+    let first = exports.call_get_token(&mut store, &request)?;
+    first.map_err(|error| error.message)?;
+    let start = Instant::now();
+    for _ in 0..CALLS {
+        let token = exports.call_get_token(&mut store, &request)?;
+        std::hint::black_box(token.map_err(|error| error.message)?.token.len());
+    }
+    Ok(start.elapsed().as_nanos() as f64 / f64::from(CALLS))
+}
+
+async fn call_0_3(provider: &Provider, audience: &str) -> Outcome<f64> {
+    use v0_3::cloud::identity::types::Identity;
+    use v0_3::exports::cloud::identity::managed_identity::TokenRequest;
+    let mut store = provider.store();
+    let instance = v0_3::ProviderPre::new(provider.instance.clone())?
+        .instantiate_async(&mut store)
+        .await?;
+    let exports = instance.cloud_identity_managed_identity();
+    let request = || TokenRequest {
+        audience: audience.to_owned(),
+        identity: Identity::PlatformDefault,
+        claims: None,
+        rejected_token: None,
+        timeout_ms: None,
+    };
+    let time = store
+        .run_concurrent(async |accessor| {
+            let first = exports.call_get_token(accessor, request()).await?;
+            first.map_err(|error| wasmtime::Error::msg(error.message))?;
+            let start = Instant::now();
+            for _ in 0..CALLS {
+                let token = exports.call_get_token(accessor, request()).await?;
+                let token = token.map_err(|error| wasmtime::Error::msg(error.message))?;
+                std::hint::black_box(token.token.len());
+            }
+            Ok::<_, wasmtime::Error>(start.elapsed())
+        })
+        .await??;
+    Ok(time.as_nanos() as f64 / f64::from(CALLS))
 }

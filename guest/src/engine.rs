@@ -65,7 +65,7 @@ pub struct Issued {
 }
 
 /// How far a request got without waiting.
-pub enum Step {
+pub(crate) enum Step {
     /// To its end.
     Issued(Issued),
     /// To a request that is under way.
@@ -73,7 +73,7 @@ pub enum Step {
 }
 
 /// A caller's part in a request that is under way.
-pub struct Waiting {
+pub(crate) struct Waiting {
     flight: Rc<Flight>,
     patience: Duration,
     /// A valid token whose successor is waited for.
@@ -131,11 +131,11 @@ impl<P: Platform> Engine<P> {
     }
 
     /// As far as [`get_token`](Self::get_token) gets without waiting, which is to the end whenever the token is at hand. Most
-    /// calls are so, and a future would be most of what they cost.
+    /// calls are so, and need no future for it.
     ///
     /// # Errors
     /// As for `get_token`.
-    pub fn begin(&self, request: TokenRequest) -> Result<Step, Error> {
+    pub(crate) fn begin(&self, request: TokenRequest) -> Result<Step, Error> {
         let shared = &self.0;
         let source = shared.selection.source.as_ref().map_err(Clone::clone)?;
         let identity = match request.identity {
@@ -204,25 +204,26 @@ impl<P: Platform> Engine<P> {
     ///
     /// # Errors
     /// As for [`get_token`](Self::get_token).
-    pub async fn finish(&self, waiting: Waiting) -> Result<Issued, Error> {
+    pub(crate) async fn finish(&self, waiting: Waiting) -> Result<Issued, Error> {
         let shared = &self.0;
         let Waiting {
             flight,
             patience,
             at_hand,
         } = waiting;
-        let landed = race(flight.landed(), shared.platform.sleep(patience)).await;
-        if let Some(Ok(token)) = landed {
-            return Ok(Issued { token, stale: false });
-        }
+        let failure = match race(flight.landed(), shared.platform.sleep(patience)).await {
+            Some(Ok(token)) => return Ok(Issued { token, stale: false }),
+            Some(Err(error)) => Some(error),
+            None => None,
+        };
         // A refresh that failed or takes too long withholds nothing.
         if let Some(token) = at_hand
             && token.expires_on > shared.platform.unix_time()
         {
             return Ok(Issued { token, stale: true });
         }
-        match landed {
-            Some(outcome) => outcome.map(|token| Issued { token, stale: false }),
+        match failure {
+            Some(error) => Err(error),
             None => {
                 let source = shared.selection.source.as_ref().map_err(Clone::clone)?;
                 Err(shared.deadline_exceeded(source.as_ref(), &flight))

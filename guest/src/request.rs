@@ -60,7 +60,7 @@ impl Audience {
     /// # Errors
     /// [`Cause::InvalidRequest`] when it is empty, holds white space or anything but visible ASCII, or is too long.
     pub fn parse(text: &str) -> Result<Self, Error> {
-        text.to_owned().try_into()
+        resource(text).map(|resource| Self(resource.to_owned()))
     }
 
     /// The resource, as version 1 token requests have it.
@@ -75,33 +75,37 @@ impl TryFrom<String> for Audience {
     type Error = Error;
 
     fn try_from(mut text: String) -> Result<Self, Error> {
-        let refuse = |why: &str| {
-            Err(Error::new(
-                Cause::InvalidRequest,
-                format!(
-                    "The audience {why}. Ask for one resource, such as https://vault.azure.net, or one scope that ends in /.default."
-                ),
-            ))
+        let length = resource(&text)?.len();
+        text.truncate(length);
+        Ok(Self(text))
+    }
+}
+
+/// The resource that `text` names, which is how it begins.
+fn resource(text: &str) -> Result<&str, Error> {
+    let refuse = |why: &str| {
+        Err(Error::new(
+            Cause::InvalidRequest,
+            format!(
+                "The audience {why}. Ask for one resource, such as https://vault.azure.net, or one scope that ends in /.default."
+            ),
+        ))
+    };
+    if text.is_empty() {
+        return refuse("is empty");
+    }
+    if text.len() > LONGEST_IDENTIFIER {
+        return refuse("is too long");
+    }
+    if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return match text.bytes().any(|byte| byte.is_ascii_whitespace()) {
+            true => refuse("contains white space; several scopes cannot be asked for at once"),
+            false => refuse("contains something other than visible ASCII characters"),
         };
-        if text.is_empty() {
-            return refuse("is empty");
-        }
-        if text.len() > LONGEST_IDENTIFIER {
-            return refuse("is too long");
-        }
-        if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return match text.bytes().any(|byte| byte.is_ascii_whitespace()) {
-                true => refuse("contains white space; several scopes cannot be asked for at once"),
-                false => refuse("contains something other than visible ASCII characters"),
-            };
-        }
-        if let Some(resource) = text.strip_suffix(SCOPE_SUFFIX) {
-            text.truncate(resource.len());
-        }
-        match text.as_str() {
-            "" | ".default" => refuse("names no resource"),
-            _ => Ok(Self(text)),
-        }
+    }
+    match text.strip_suffix(SCOPE_SUFFIX).unwrap_or(text) {
+        "" | ".default" => refuse("names no resource"),
+        resource => Ok(resource),
     }
 }
 
@@ -173,26 +177,25 @@ impl TokenRequest {
     /// # Errors
     /// [`Cause::InvalidRequest`], with a message that names the part.
     pub fn checked(
-        audience: impl Into<String>,
+        audience: impl AsRef<str> + Into<String>,
         identity: Identity,
         claims: Option<&str>,
         rejected_token: Option<String>,
         timeout_ms: Option<u32>,
     ) -> Result<Self, Error> {
-        let audience = audience.into();
         let rejected_token = rejected_token.map(Secret::new);
         let identifier = match &identity {
             Identity::PlatformDefault | Identity::SystemAssigned => None,
             Identity::ClientId(id) | Identity::ObjectId(id) | Identity::ResourceId(id) => Some(id.as_str()),
         };
         check_sizes(
-            &audience,
+            audience.as_ref(),
             identifier,
             claims,
             rejected_token.as_ref().map(Secret::expose),
         )?;
         Ok(Self {
-            audience: audience.try_into()?,
+            audience: audience.into().try_into()?,
             identity: identity.checked()?,
             claims: claims.map(claims_challenge).transpose()?,
             rejected_token: rejected_token.filter(|token| !token.is_empty()),

@@ -136,7 +136,7 @@ impl Provider {
 pub(crate) struct Boundary {
     provider_0_2: Provider,
     provider_0_3: Provider,
-    /// Give a token as long without a cache, a clock or a check: what the call itself costs.
+    /// Make a token as long without a cache, a clock or a check: what a call costs a component that does little else.
     constant_0_2: Provider,
     constant_0_3: Provider,
     plugins: PluginEngine,

@@ -93,14 +93,12 @@ pub(crate) fn compile(provider: &Provider, cache: Option<&Path>) -> Result<Compi
     let component = match provider {
         Provider::Embedded(version) => {
             let (bytes, digest) = embedded(*version);
-            kept::component(&engine, bytes, Some(digest), cache).map_err(ProviderError::NotAComponent)?
+            kept::component(&engine, bytes, Some(digest), cache)
         }
-        Provider::Component(bytes) => {
-            kept::component(&engine, bytes, None, cache).map_err(ProviderError::NotAComponent)?
-        }
-        Provider::Precompiled(artefact) => artefact.load(&engine)?,
+        Provider::Component(bytes) => kept::component(&engine, bytes, None, cache),
+        Provider::Precompiled(artefact) => Ok(artefact.load(&engine)?),
     };
-    Compiled::new(&component)
+    Compiled::new(&component.map_err(ProviderError::NotAComponent)?)
 }
 
 impl Compiled {

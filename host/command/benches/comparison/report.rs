@@ -250,6 +250,7 @@ impl Samples {
         write("samples.csv", &self.csv()?)?;
         write("report.svg", &self.plot()?)
     }
+
     /// Each measurement of each client.
     fn details(&self) -> Outcome<String> {
         let mut text =

@@ -284,7 +284,7 @@ fn resident() -> Outcome<u64> {
     Ok(size_of(std::process::id())?.0 * 1024)
 }
 
-/// With blanks between thousands, and with decimals where they say something.
+/// With commas between thousands, and with decimals where they say something.
 fn grouped(number: f64) -> String {
     if number < 100.0 && number.fract() != 0.0 {
         return format!("{number:.1}");

@@ -7,7 +7,7 @@ use std::fs;
 use std::path::Path;
 use std::time::SystemTime;
 
-const OURS: &str = "ours";
+pub(crate) const OURS: &str = "ours";
 /// The component that gives a constant.
 pub(crate) const CONSTANT: &str = "a constant";
 const AZURE: &str = "azure_identity, Rust";

@@ -5,6 +5,8 @@ mod support;
 
 #[path = "command/compile.rs"]
 mod compile;
+#[path = "command/doctor.rs"]
+mod doctor;
 #[path = "command/emulate.rs"]
 mod emulate;
 #[path = "command/failure.rs"]

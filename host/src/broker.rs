@@ -12,7 +12,7 @@ pub(crate) use builder::default_compilation_cache;
 pub use watch::Watch;
 
 use crate::outbound::Outbound;
-use crate::provider::{Ask, Call, Message, Place, ProviderError, ReplyTo, Running};
+use crate::provider::{Ask, Call, Message, Place, ProviderDescription, ProviderError, ReplyTo, Running};
 use crate::telemetry::Telemetry;
 use crate::token::{AccessToken, Identity, SourceDescription, TokenRequest, unix_time};
 use futures_util::future::{Either, select};
@@ -55,6 +55,7 @@ pub struct Broker(Arc<Inner>);
 struct Inner {
     hits: Arc<Hits>,
     messages: mpsc::UnboundedSender<Message>,
+    provider: ProviderDescription,
     outbound: Outbound,
     /// Why nothing can be asked, when the environment names an endpoint that cannot be reached safely.
     misconfigured: Option<Error>,
@@ -103,6 +104,7 @@ impl Broker {
     fn new(
         hits: Arc<Hits>,
         running: Running,
+        provider: ProviderDescription,
         outbound: Outbound,
         misconfigured: Option<Error>,
         credential: Option<Credential>,
@@ -110,6 +112,7 @@ impl Broker {
         Self(Arc::new(Inner {
             hits,
             messages: running.messages,
+            provider,
             outbound,
             misconfigured,
             credential,
@@ -196,6 +199,12 @@ impl Broker {
             description.last_failure = Some(error.clone());
         }
         Ok(description)
+    }
+
+    /// What provider is run, and where its machine code comes from.
+    #[must_use]
+    pub fn describe_provider(&self) -> ProviderDescription {
+        self.0.provider
     }
 
     /// The token for a request, and then each successor when it is there: for connection pools and the like. Claims and a

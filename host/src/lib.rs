@@ -78,9 +78,12 @@ mod token;
 
 pub use broker::{BlockingBroker, Broker, BrokerBuilder, Watch};
 pub use managed_identity_provider::claims;
+pub use managed_identity_provider::environment::VARIABLES;
 pub use managed_identity_provider::error::{Cause, Error as TokenError};
 pub use managed_identity_provider::secret::Secret;
-pub use provider::{EMBEDDED_0_2, EMBEDDED_0_3, ProviderError, WasiVersion, is_precompiled, precompile};
+pub use provider::{
+    CodeOrigin, EMBEDDED_0_2, EMBEDDED_0_3, ProviderDescription, ProviderError, WasiVersion, is_precompiled, precompile,
+};
 pub use token::{AccessToken, Identity, SourceDescription, TokenRequest};
 
 /// Compiles the example of the README.

@@ -38,6 +38,9 @@ fn usage_errors_end_with_2_before_anything_is_asked() {
         &["token", "--resource", VAULT, "--allow-endpoint", "nonsense"],
         &["token", "--resource", VAULT, "--no-such-option"],
         &["source", "--resource", VAULT],
+        &["doctor", "--caller", "report"],
+        &["doctor", "--grants", "a.toml", "--config", "b.toml"],
+        &["doctor", "--client-id", "a", "--system-assigned"],
         &["inspect", "a", "b"],
         &["emulate", "--listen", "nonsense"],
     ];

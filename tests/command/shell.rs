@@ -6,9 +6,10 @@ use crate::support::program::{command, run};
 use managed_identity_emulator::Source;
 use std::process::{Command, Output, Stdio};
 
-const COMMANDS: [&str; 8] = [
+const COMMANDS: [&str; 9] = [
     "token",
     "source",
+    "doctor",
     "inspect",
     "compile",
     "emulate",
@@ -58,6 +59,8 @@ fn output_that_nobody_reads_is_no_failure() {
         &["token", "--resource", VAULT, "--output", "json"],
         &["source"],
         &["source", "--output", "json"],
+        &["doctor"],
+        &["doctor", "--output", "json"],
         &["inspect", "e30.e30.e30"],
         &["emulate"],
         &["emulate", "--output", "json"],
@@ -89,6 +92,7 @@ fn output_that_cannot_be_written_is_a_failure() {
     for arguments in [
         &["token", "--resource", VAULT][..],
         &["source"],
+        &["doctor"],
         &["inspect", "e30.e30.e30"],
     ] {
         let full = std::fs::File::options().write(true).open("/dev/full").unwrap();

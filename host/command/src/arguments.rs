@@ -1,5 +1,9 @@
 //! The command line.
 
+mod doctor;
+
+pub(crate) use doctor::DoctorArguments;
+
 use crate::telemetry::Wanted;
 use crate::{compile, log};
 use anyhow::Context as _;
@@ -34,6 +38,7 @@ pub(crate) struct Arguments {
 pub(crate) enum Command {
     Token(TokenArguments),
     Source(SourceArguments),
+    Doctor(DoctorArguments),
     Inspect(InspectArguments),
     Compile(CompileArguments),
     Emulate(EmulateArguments),
@@ -49,6 +54,7 @@ impl Command {
         match self {
             Self::Token(arguments) => arguments.output == TokenOutput::Json || arguments.audience.requests,
             Self::Source(arguments) => arguments.output == Output::Json,
+            Self::Doctor(arguments) => arguments.output == Output::Json,
             Self::Inspect(arguments) => arguments.output == Output::Json,
             Self::Compile(arguments) => arguments.json,
             Self::Emulate(arguments) => arguments.output == Output::Json,
@@ -197,6 +203,24 @@ pub(crate) struct ProviderArguments {
 }
 
 impl ProviderArguments {
+    /// What it is, for a person, and its size in bytes where that can be told.
+    pub(crate) fn describe(&self) -> (String, Option<u64>) {
+        match &self.provider {
+            Some(file) => (
+                format!("the provider {}", file.display()),
+                file.metadata().ok().map(|file| file.len()),
+            ),
+            None => {
+                let component = match self.wasi {
+                    Wasi::V0_2 => EMBEDDED_0_2,
+                    Wasi::V0_3 => EMBEDDED_0_3,
+                };
+                let name = format!("the built-in provider {}", env!("CARGO_PKG_VERSION"));
+                (name, u64::try_from(component.len()).ok())
+            }
+        }
+    }
+
     pub(crate) fn builder(self) -> anyhow::Result<BrokerBuilder> {
         let mut builder = Broker::builder();
         builder = match &self.provider {

@@ -71,7 +71,7 @@ pub(crate) fn text(header: &Value, payload: &Value, claims: &Claims, now: System
 }
 
 /// The text with everything escaped that could make a terminal show something else: whoever wrote the token chose it.
-fn visible(text: &str) -> String {
+pub(crate) fn visible(text: &str) -> String {
     let is_safe = |c: char| {
         c == '\n'
             || !(c.is_control()

@@ -1,12 +1,14 @@
 //! The `managed-identity` command: a thin shell over `managed-identity-host` and the emulator.
 //!
-//! Standard output carries results, standard error everything else. Exit codes: 0 success, 1 failure, 2 usage.
+//! Standard output carries results, standard error everything else. Exit codes: 0 success, 1 failure, 2 usage, 3 a warning of
+//! `doctor`.
 
 mod arguments;
 mod audit;
 mod compile;
 mod conformance;
 mod demo;
+mod doctor;
 mod emulate;
 mod inspect;
 mod log;
@@ -42,6 +44,7 @@ fn main() -> ExitCode {
         match arguments.command {
             Command::Token(arguments) => token::run(arguments).await,
             Command::Source(arguments) => source::run(arguments).await,
+            Command::Doctor(arguments) => doctor::run(arguments).await,
             Command::Inspect(arguments) => inspect::run(&arguments),
             Command::Compile(arguments) => compile::run(&arguments),
             Command::Emulate(arguments) => emulate::run(arguments).await,

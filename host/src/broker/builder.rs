@@ -235,8 +235,16 @@ impl BrokerBuilder {
             memory_limit: self.memory_limit,
             telemetry: hits.telemetry().clone(),
         };
+        let described = compiled.describe();
         let running = provider::start(compiled, surroundings, Arc::clone(&hits))?;
-        Ok(Broker::new(hits, running, outbound, misconfigured, credential))
+        Ok(Broker::new(
+            hits,
+            running,
+            described,
+            outbound,
+            misconfigured,
+            credential,
+        ))
     }
 }
 

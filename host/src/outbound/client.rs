@@ -8,6 +8,7 @@ use super::exchange::{Exchanger, read_request_body};
 use super::origin::Origin;
 use super::pace::Pace;
 use super::policy::{Destinations, EndpointPolicy};
+use super::seen::SeenReply;
 use super::transport::Transport;
 use bytes::Bytes;
 use http::{HeaderName, Request, Response, header};
@@ -15,7 +16,7 @@ use http_body::Body;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use wasmtime_wasi_http::{DEFAULT_FORBIDDEN_HEADERS, RequestOptions};
 
 /// The target of this module's events.
@@ -84,6 +85,7 @@ pub struct Outbound {
 struct Shared {
     policy: Arc<EndpointPolicy>,
     exchanger: Exchanger,
+    last_reply: Mutex<Option<SeenReply>>,
     last_denial: Mutex<Option<Denial>>,
     last_tls_failure: Mutex<Option<String>>,
 }
@@ -118,6 +120,7 @@ impl Outbound {
             shared: Arc::new(Shared {
                 policy,
                 exchanger: exchanger(destinations),
+                last_reply: Mutex::new(None),
                 last_denial: Mutex::new(None),
                 last_tls_failure: Mutex::new(None),
             }),
@@ -128,6 +131,16 @@ impl Outbound {
     #[must_use]
     pub fn policy(&self) -> &EndpointPolicy {
         &self.shared.policy
+    }
+
+    /// The reply that came last, to any clone. A request that got none leaves the one before in its place.
+    #[must_use]
+    pub fn last_reply(&self) -> Option<SeenReply> {
+        self.reply().clone()
+    }
+
+    fn reply(&self) -> MutexGuard<'_, Option<SeenReply>> {
+        self.shared.last_reply.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The request that was denied last, by any clone, to be named where a failure is explained.
@@ -173,9 +186,13 @@ impl Outbound {
         B: Body<Data = Bytes> + Send,
         B::Error: Into<BoxError>,
     {
+        let started = Instant::now();
         let sent = self.try_send(request, options).await;
         match &sent {
-            Ok(_) => *self.tls_failure() = None,
+            Ok(reply) => {
+                *self.reply() = Some(SeenReply::of(reply, started.elapsed()));
+                *self.tls_failure() = None;
+            }
             Err(OutboundError::Denied(denial)) => {
                 tracing::warn!(
                     target: LOG_TARGET,

@@ -3,7 +3,7 @@
 //! An artefact is the engine's own form of compiled code behind a header: what it is, which version of this library made
 //! it, and the SHA-256 digest of the code. The digest finds damage. It proves nothing about who made the file.
 
-use super::component::{Compiled, ProviderError, engine};
+use super::component::{CodeOrigin, Compiled, ProviderError, engine};
 use ring::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
 use wasmtime::Engine;
 use wasmtime::component::Component;
@@ -33,7 +33,7 @@ const END_OF_VERSION: u8 = b'\n';
 /// When the bytes are not a component that can be compiled, not a provider, or one that asks for more than it is given.
 pub fn precompile(component: &[u8]) -> Result<Vec<u8>, ProviderError> {
     let component = Component::new(&engine()?, component).map_err(ProviderError::NotAComponent)?;
-    let compiled = Compiled::new(&component)?;
+    let compiled = Compiled::new(&component, CodeOrigin::Compiled)?;
     let code = compiled
         .instance
         .component()

@@ -56,6 +56,30 @@ pub enum ProviderError {
     Thread(std::io::Error),
 }
 
+/// Where the machine code of a provider comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum CodeOrigin {
+    /// It was compiled at a former start, and taken from the compilation cache.
+    Taken,
+    /// It was compiled now, and is kept in the compilation cache for the next start.
+    Kept,
+    /// It was compiled now, and will be at the next start: there is no compilation cache, or it cannot be used.
+    Compiled,
+    /// It was compiled ahead of time, by [`precompile`](crate::precompile).
+    Precompiled,
+}
+
+/// What a broker runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ProviderDescription {
+    /// Which version of the interface it has, and with it of WASI.
+    pub wasi: WasiVersion,
+    /// Where its machine code comes from.
+    pub code: CodeOrigin,
+}
+
 /// What a provider is loaded from.
 pub(crate) enum Provider {
     /// One that is built with this library.
@@ -83,6 +107,7 @@ pub(super) fn embedded(version: WasiVersion) -> (&'static [u8], &'static str) {
 pub(crate) struct Compiled {
     pub(super) instance: InstancePre<World>,
     pub(super) version: WasiVersion,
+    code: CodeOrigin,
 }
 
 /// Compiles a provider, or takes the code that is kept in the folder `cache`, unless it is compiled already.
@@ -90,23 +115,36 @@ pub(crate) struct Compiled {
 /// Compiled code is trusted code: a cache folder to which others can write is not used.
 pub(crate) fn compile(provider: &Provider, cache: Option<&Path>) -> Result<Compiled, ProviderError> {
     let engine = engine()?;
-    let component = match provider {
+    let loaded = match provider {
         Provider::Embedded(version) => {
             let (bytes, digest) = embedded(*version);
             kept::component(&engine, bytes, Some(digest), cache)
         }
         Provider::Component(bytes) => kept::component(&engine, bytes, None, cache),
-        Provider::Precompiled(artefact) => Ok(artefact.load(&engine)?),
+        Provider::Precompiled(artefact) => Ok((artefact.load(&engine)?, CodeOrigin::Precompiled)),
     };
-    Compiled::new(&component.map_err(ProviderError::NotAComponent)?)
+    let (component, code) = loaded.map_err(ProviderError::NotAComponent)?;
+    Compiled::new(&component, code)
 }
 
 impl Compiled {
-    pub(super) fn new(component: &Component) -> Result<Self, ProviderError> {
+    /// What it is, for those who look into a failure.
+    pub(crate) fn describe(&self) -> ProviderDescription {
+        ProviderDescription {
+            wasi: self.version,
+            code: self.code,
+        }
+    }
+
+    pub(super) fn new(component: &Component, code: CodeOrigin) -> Result<Self, ProviderError> {
         let version = version(component).ok_or(ProviderError::NotAProvider)?;
         let linker = linker(component).map_err(ProviderError::Engine)?;
         let instance = linker.instantiate_pre(component).map_err(ProviderError::Imports)?;
-        Ok(Self { instance, version })
+        Ok(Self {
+            instance,
+            version,
+            code,
+        })
     }
 }
 

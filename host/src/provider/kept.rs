@@ -3,6 +3,7 @@
 //! One file for each component and engine, as the engine writes it and uncompressed, so that a start maps it instead of
 //! reading it: with the engine's own cache, which compresses, unpacking took half of a start and 3 MiB.
 
+use super::component::CodeOrigin;
 use super::private::is_private;
 use ring::digest::{SHA256, digest};
 use std::fs::{self, File};
@@ -19,7 +20,8 @@ const LIFE: Duration = Duration::from_secs(30 * 86_400);
 /// What the names of the files begin and end with.
 const NAME: (&str, &str) = ("provider-", ".cwasm");
 
-/// The compiled component: from `folder`, if that has it and belongs to this user alone, or else compiled, and then kept there.
+/// The compiled component, and where its code comes from: from `folder`, if that has it and belongs to this user alone, or else
+/// compiled, and then kept there.
 ///
 /// `digest` is that of the bytes in hexadecimal, if it is known: to reckon it would be a third of the work of a start.
 pub(super) fn component(
@@ -27,14 +29,14 @@ pub(super) fn component(
     bytes: &[u8],
     digest: Option<&str>,
     folder: Option<&Path>,
-) -> wasmtime::Result<Component> {
+) -> wasmtime::Result<(Component, CodeOrigin)> {
     let Some(folder) = folder.filter(|folder| is_private(folder)) else {
-        return Component::new(engine, bytes);
+        return Ok((Component::new(engine, bytes)?, CodeOrigin::Compiled));
     };
     let file = folder.join(name(engine, &digest.map_or_else(|| sha256(bytes), str::to_owned)));
     if file.exists() {
         match load(engine, &file) {
-            Ok(component) => return Ok(component),
+            Ok(component) => return Ok((component, CodeOrigin::Taken)),
             Err(error) => {
                 tracing::debug!(target: "managed_identity::provider", "compiled code is of no use: {error:#}")
             }
@@ -42,10 +44,13 @@ pub(super) fn component(
     }
     let component = Component::new(engine, bytes)?;
     // Without it everything works, only slower; a full disk is no reason to fail.
-    if let Err(error) = keep(&component, folder, &file) {
-        tracing::debug!(target: "managed_identity::provider", "compiled code is not kept: {error:#}");
-    }
-    Ok(component)
+    Ok(match keep(&component, folder, &file) {
+        Ok(()) => (component, CodeOrigin::Kept),
+        Err(error) => {
+            tracing::debug!(target: "managed_identity::provider", "compiled code is not kept: {error:#}");
+            (component, CodeOrigin::Compiled)
+        }
+    })
 }
 
 #[expect(
@@ -130,7 +135,8 @@ mod tests {
     fn what_was_compiled_is_kept_and_taken() {
         let folder = folder("taken");
         let engine = engine().unwrap();
-        component(&engine, EMBEDDED_0_2, None, Some(&folder)).unwrap();
+        let (_, code) = component(&engine, EMBEDDED_0_2, None, Some(&folder)).unwrap();
+        assert_eq!(code, CodeOrigin::Kept);
         let [file] = &files(&folder)[..] else {
             panic!("{:?}", files(&folder))
         };
@@ -144,7 +150,8 @@ mod tests {
             .unwrap();
         // Whether the digest is known or reckoned, it names the same file.
         for digest in [None, Some(embedded(WasiVersion::V0_2).1)] {
-            component(&engine, EMBEDDED_0_2, digest, Some(&folder)).unwrap();
+            let (_, code) = component(&engine, EMBEDDED_0_2, digest, Some(&folder)).unwrap();
+            assert_eq!(code, CodeOrigin::Taken);
         }
         assert_eq!(files(&folder), std::slice::from_ref(file));
         assert_eq!(fs::metadata(file).unwrap().modified().unwrap(), old);
@@ -168,7 +175,8 @@ mod tests {
         }
         for broken in [&b""[..], b"something else", &whole[..whole.len() / 2]] {
             fs::write(file, broken).unwrap();
-            component(&engine, EMBEDDED_0_2, None, Some(&folder)).unwrap();
+            let (_, code) = component(&engine, EMBEDDED_0_2, None, Some(&folder)).unwrap();
+            assert_eq!(code, CodeOrigin::Kept);
             assert_eq!(fs::read(file).unwrap(), whole);
         }
         assert!(!others[0].exists() && others[1].exists());
@@ -189,7 +197,8 @@ mod tests {
         let engine = engine().unwrap();
         fs::write(&folder, "not a folder").unwrap();
         for none in [None, Some(folder.as_path())] {
-            component(&engine, EMBEDDED_0_2, None, none).unwrap();
+            let (_, code) = component(&engine, EMBEDDED_0_2, None, none).unwrap();
+            assert_eq!(code, CodeOrigin::Compiled);
         }
         fs::remove_file(folder).unwrap();
     }

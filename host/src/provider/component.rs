@@ -3,7 +3,7 @@
 use super::artefact::Trusted;
 use super::instance::{World, linker};
 use super::kept;
-use super::private::is_private;
+use super::private::{is_private, is_secluded};
 use std::path::Path;
 use wasmtime::component::{Component, InstancePre};
 use wasmtime::{Cache, CacheConfig, Config, Engine};
@@ -126,8 +126,9 @@ pub(super) fn engine() -> Result<Engine, ProviderError> {
 /// The engine's own cache of compiled code in a folder, unless others can write to that. It compresses, and keeps itself small:
 /// for plugins, of which there are many and large ones.
 pub(crate) fn compilation_cache(folder: Option<&Path>) -> Option<Cache> {
+    let folder = folder.filter(|folder| is_private(folder))?.join("plugins");
     let mut settings = CacheConfig::new();
-    settings.with_directory(folder.filter(|folder| is_private(folder))?);
+    settings.with_directory(is_secluded(&folder).then_some(folder)?);
     // Without a cache everything works, only slower; a read-only home is no reason to fail.
     Cache::new(settings)
         .inspect_err(|error| tracing::debug!(target: "managed_identity::provider", "no compilation cache: {error:#}"))

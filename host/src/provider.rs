@@ -14,6 +14,7 @@ mod private;
 
 pub(crate) use artefact::Trusted;
 pub use artefact::{is_precompiled, precompile};
+pub(crate) use bounds::Bounds;
 pub(crate) use component::{Compiled, Provider, compilation_cache, compile};
 pub use component::{EMBEDDED_0_2, EMBEDDED_0_3, ProviderError, WasiVersion};
 pub(crate) use desk::{Ask, Call, Place, ReplyTo};

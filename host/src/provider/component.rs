@@ -1,9 +1,10 @@
 //! The provider component and the engine that compiles it.
 
 use super::artefact::Trusted;
-use super::instance::{World, linker};
+use super::instance::linker;
 use super::kept;
 use super::private::{is_private, is_secluded};
+use crate::sandbox::Sandbox;
 use std::path::Path;
 use wasmtime::component::{Component, InstancePre};
 use wasmtime::{Cache, CacheConfig, Config, Engine};
@@ -81,7 +82,7 @@ pub(super) fn embedded(version: WasiVersion) -> (&'static [u8], &'static str) {
 
 /// A component, compiled, known to be a provider and to ask for nothing that it will not be given.
 pub(crate) struct Compiled {
-    pub(super) instance: InstancePre<World>,
+    pub(super) instance: InstancePre<Sandbox>,
     pub(super) version: WasiVersion,
 }
 

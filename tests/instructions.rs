@@ -3,12 +3,13 @@
 //! to optimise the host for this test alone would take minutes.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
-mod support;
+#[expect(dead_code, reason = "other tests take other parts")]
+#[path = "support/emulated.rs"]
+mod emulated;
 
+use emulated::Emulated;
 use managed_identity_emulator::Source;
 use std::process::Command;
-use support::emulated::Emulated;
-use support::program::finish;
 
 /// Where compiled components are kept, for this alone.
 const HOME: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/instructions");
@@ -32,9 +33,8 @@ fn a_cached_token_takes_no_more_instructions_than_before() {
     let took = (all - before) / counted;
 
     let (recorded, compiler) = RECORDED;
-    let mut rustc = Command::new("rustc");
-    rustc.arg("--version");
-    let used = finish(rustc, "").stdout;
+    let used = Command::new("rustc").arg("--version").output().unwrap();
+    let used = String::from_utf8(used.stdout).unwrap();
     let is_same = used.starts_with(&format!("rustc {compiler}."));
     let tolerated = if is_same { TOLERATED.0 } else { TOLERATED.1 };
     assert!(
@@ -47,17 +47,10 @@ fn a_cached_token_takes_no_more_instructions_than_before() {
 
 /// Runs the program that makes so many calls within valgrind, and returns what is on standard error.
 fn call(emulated: &Emulated, calls: u64) -> String {
-    let folder = std::env::current_exe().unwrap();
-    let program = folder.parent().unwrap().with_file_name("examples/bench-client");
-    assert!(
-        program.exists(),
-        "{} is missing: `cargo build --workspace --example bench-client`",
-        program.display()
-    );
     let mut command = Command::new("valgrind");
     command
         .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
-        .arg(program);
+        .arg(env!("CARGO_BIN_EXE_bench-client"));
     command.args(["calls", &calls.to_string()]);
     command
         .env_clear()

@@ -4,6 +4,7 @@
 mod support;
 
 use managed_identity_emulator::Source;
+use managed_identity_guest_build::Guest;
 use managed_identity_host::{EMBEDDED_0_2, EMBEDDED_0_3};
 use managed_identity_release::{Provider, Release};
 use serde_json::Value;
@@ -120,6 +121,7 @@ fn a_release_is_these_files_and_each_is_explained() {
             "managed-identity-provider-0.2.wasm",
             "managed-identity-provider-0.3.cdx.json",
             "managed-identity-provider-0.3.wasm",
+            "managed-identity.cdx.json",
         ]
     );
     let explained = text("RELEASING.md");
@@ -153,6 +155,49 @@ fn the_sums_are_those_of_all_files() {
 #[test]
 fn the_same_components_give_the_same_files() {
     assert_eq!(files("once"), files("twice"));
+}
+
+/// The sources as a clone has them.
+fn copy_sources(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let name = entry.file_name();
+        // What builds and tools leave there.
+        if name == "target" || name.as_encoded_bytes().starts_with(b".") {
+            continue;
+        }
+        if entry.file_type().unwrap().is_dir() {
+            copy_sources(&entry.path(), &to.join(&name));
+        } else {
+            fs::copy(entry.path(), to.join(&name)).unwrap();
+        }
+    }
+}
+
+/// The embedded ones were built in the folder of these sources. Here they are built once more, of a copy that has another
+/// path, with nothing of a build before.
+#[test]
+fn the_same_sources_give_the_same_components_in_another_folder() {
+    let elsewhere = folder("elsewhere and longer");
+    let sources = elsewhere.join("sources");
+    copy_sources(Path::new(WORKSPACE), &sources);
+    for (version, embedded, _) in PROVIDERS {
+        let built = Guest::new(sources.join("guest"), "managed-identity-provider")
+            .features([format!("wasi-{}", version.replace('.', "-"))])
+            .component(&elsewhere.join("built"))
+            .unwrap();
+        assert!(
+            built.component == embedded,
+            "{version}: {} bytes with the digest {}, and {} with {} embedded; were MANAGED_IDENTITY_PROVIDER_0_2 and \
+             MANAGED_IDENTITY_PROVIDER_0_3 unset when this was built?",
+            built.component.len(),
+            hex(&built.component),
+            embedded.len(),
+            hex(embedded)
+        );
+    }
+    fs::remove_dir_all(elsewhere).unwrap();
 }
 
 #[test]
@@ -305,25 +350,7 @@ fn a_bill_names_the_crates_that_are_in_the_component_and_no_others() {
         expected.sort_unstable();
         assert_eq!(names, expected, "{version}");
 
-        let mut crates = BTreeSet::new();
-        for part in &parts {
-            let (name, version) = (string(part, "name"), string(part, "version"));
-            assert_eq!(string(part, "purl"), string(part, "bom-ref"));
-            assert!(!string(&part["licenses"][0], "expression").is_empty(), "{name}");
-            if name == "rust-std" {
-                continue;
-            }
-            // Ours is from no registry, where another crate could have its name.
-            let kind = match &locked[&(name.to_owned(), version.to_owned())] {
-                Some(checksum) => {
-                    assert_eq!(string(&part["hashes"][0], "content"), checksum, "{name}");
-                    "pkg:cargo/"
-                }
-                None => "pkg:generic/managed-identity-provider@",
-            };
-            assert!(string(part, "purl").starts_with(kind), "{part}");
-            crates.insert(format!("{name}-{version}"));
-        }
+        let crates = crates_named(&parts, &locked);
         // A crate that can panic names its folder in the component, whatever cargo says of it.
         let seen = crates_seen(component);
         assert!(seen.is_subset(&crates), "{seen:?} in the component for {version}");
@@ -343,6 +370,30 @@ fn a_bill_names_the_crates_that_are_in_the_component_and_no_others() {
     }
 }
 
+/// The crates that a bill names, each as `Cargo.lock` has it.
+fn crates_named(parts: &[&Value], locked: &BTreeMap<(String, String), Option<String>>) -> BTreeSet<String> {
+    let mut crates = BTreeSet::new();
+    for part in parts {
+        let (name, version) = (string(part, "name"), string(part, "version"));
+        assert_eq!(string(part, "purl"), string(part, "bom-ref"));
+        assert!(!string(&part["licenses"][0], "expression").is_empty(), "{name}");
+        if name == "rust-std" {
+            continue;
+        }
+        // Ours are from no registry, where other crates could have their names.
+        let kind = match &locked[&(name.to_owned(), version.to_owned())] {
+            Some(checksum) => {
+                assert_eq!(string(&part["hashes"][0], "content"), checksum, "{name}");
+                "pkg:cargo/"
+            }
+            None => "pkg:generic/managed-identity",
+        };
+        assert!(string(part, "purl").starts_with(kind), "{part}");
+        crates.insert(format!("{name}-{version}"));
+    }
+    crates
+}
+
 /// Folders of crates in the component's messages: `/crates/NAME-VERSION/src/…`.
 fn crates_seen(component: &[u8]) -> BTreeSet<String> {
     String::from_utf8_lossy(component)
@@ -351,6 +402,80 @@ fn crates_seen(component: &[u8]) -> BTreeSet<String> {
         .filter_map(|rest| rest.split_once('/'))
         .map(|(name, _)| name.to_owned())
         .collect()
+}
+
+/// Folders of crates in the messages of a program that was built here, and in what is there for a debugger:
+/// `…/registry/src/INDEX/NAME-VERSION`, and then a slash or whatever comes next.
+#[cfg(target_os = "linux")]
+fn crates_seen_in_program(program: &[u8]) -> BTreeSet<String> {
+    let is_in_a_name = |it: &char| it.is_ascii_alphanumeric() || "_-.+".contains(*it);
+    String::from_utf8_lossy(program)
+        .split("/registry/src/")
+        .skip(1)
+        .filter_map(|rest| rest.split('/').nth(1))
+        .map(|rest| rest.chars().take_while(is_in_a_name).collect())
+        .collect()
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn the_bill_of_the_command_names_the_crates_that_are_in_it() {
+    use managed_identity_guest_build::crates_of_program;
+    let files = files("command");
+    let bill = json(&files["managed-identity.cdx.json"]);
+    let parts = parts(&bill);
+    let crates = crates_named(&parts, &locked());
+    // The tests' own build of it, with at least as many features.
+    let seen = crates_seen_in_program(&fs::read(env!("CARGO_BIN_EXE_managed-identity")).unwrap());
+    let missing: Vec<_> = seen.difference(&crates).collect();
+    assert!(missing.is_empty(), "in the command, and not in its bill: {missing:?}");
+    assert!(seen.len() > 50, "{seen:?}");
+
+    // Whoever embeds the library, or loads the module into Envoy, has no other crates.
+    for (folder, package) in [
+        ("host", "managed-identity-host"),
+        ("host/serve", "managed-identity-serve"),
+        ("host/envoy", "managed-identity-envoy"),
+    ] {
+        let theirs = crates_of_program(&workspace(folder), package, "x86_64-unknown-linux-gnu").unwrap();
+        for it in theirs.iter().filter(|it| it.name != "managed-identity-envoy") {
+            assert!(
+                crates.contains(&format!("{}-{}", it.name, it.version)),
+                "{it:?} of {package}"
+            );
+        }
+    }
+}
+
+#[test]
+fn the_bill_of_the_command_is_about_sources_and_leads_to_the_bills_of_what_is_embedded() {
+    let files = files("program");
+    let bill = json(&files["managed-identity.cdx.json"]);
+    let subject = &bill["metadata"]["component"];
+    assert_eq!(
+        (string(subject, "name"), string(subject, "version")),
+        ("managed-identity", VERSION)
+    );
+    assert_eq!(string(subject, "type"), "application");
+    // It was not built, and so there is nothing to have a digest of, and no compiler.
+    assert_eq!(string(&bill["metadata"]["lifecycles"][0], "phase"), "pre-build");
+    assert_eq!(subject["hashes"], Value::Null);
+    assert!(parts(&bill).iter().all(|part| string(part, "name") != "rust-std"));
+    let others: Vec<_> = subject["externalReferences"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|reference| string(reference, "type") == "bom")
+        .map(|reference| string(reference, "url"))
+        .collect();
+    assert_eq!(
+        others,
+        [
+            "managed-identity-provider-0.2.cdx.json",
+            "managed-identity-provider-0.3.cdx.json"
+        ]
+    );
+    assert!(others.iter().all(|name| files.contains_key(*name)));
 }
 
 #[test]
@@ -397,10 +522,15 @@ fn a_bill_is_about_its_component_and_says_how_it_was_built() {
 #[test]
 fn a_bill_tells_what_uses_what() {
     let files = files("edges");
-    for (version, _, own) in PROVIDERS {
-        let bill = json(&files[&format!("managed-identity-provider-{version}.cdx.json")]);
-        let known: BTreeSet<_> = parts(&bill).iter().map(|part| string(part, "bom-ref")).collect();
-        assert_eq!(known.len(), CRATES.len() + own.len(), "each has a reference of its own");
+    for subject in [
+        "managed-identity-provider-0.2",
+        "managed-identity-provider-0.3",
+        "managed-identity",
+    ] {
+        let bill = json(&files[&format!("{subject}.cdx.json")]);
+        let parts = parts(&bill);
+        let known: BTreeSet<_> = parts.iter().map(|part| string(part, "bom-ref")).collect();
+        assert_eq!(known.len(), parts.len(), "each has a reference of its own");
         let uses: BTreeMap<_, Vec<_>> = bill["dependencies"]
             .as_array()
             .unwrap()
@@ -418,7 +548,7 @@ fn a_bill_tells_what_uses_what() {
                 next.extend(&uses[part]);
             }
         }
-        assert_eq!(reached, known, "{version}: nothing is there that nothing uses");
+        assert_eq!(reached, known, "{subject}: nothing is there that nothing uses");
         let named = |name: &str| *known.iter().find(|it| it.contains(&format!("/{name}@"))).unwrap();
         assert!(uses[named("serde_json")].contains(&named("memchr")));
     }

@@ -1,4 +1,4 @@
-//! The crates that a component is made of, as cargo resolves them for it.
+//! The crates that a component or a program is made of, as cargo resolves them for it.
 //!
 //! `cargo tree` rather than `cargo metadata`: the latter turns on the features of the whole workspace and counts what only
 //! runs at build time among the rest, so that it would name crates that no component holds.
@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use crate::toolchain::TARGET;
 use crate::{cargo, environment};
 
-/// A crate that is compiled into a component.
+/// A crate that is compiled into a component or a program.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Crate {
     /// Its name.
@@ -26,23 +26,37 @@ pub struct Crate {
     pub dependencies: Vec<usize>,
 }
 
-/// The crates of `package` with these features: first the package itself, then the others as they are first used.
-pub(crate) fn crates(manifest_dir: &Path, package: &str, features: &[String]) -> Result<Vec<Crate>> {
+/// The crates of a guest with these features: first the guest itself, then the others as they are first used.
+pub(crate) fn of_guest(manifest_dir: &Path, package: &str, features: &[String]) -> Result<Vec<Crate>> {
+    // Without the network: whoever asks has built the component, and so has its crates.
+    let features = ["--offline", "--no-default-features", "--features", &features.join(",")];
+    tree(manifest_dir, package, TARGET, &features)
+}
+
+/// The crates that are compiled into a program, or a library for other languages, for a target and with all its features:
+/// first the program itself, then the others as they are first used. What is missing of them is downloaded.
+///
+/// # Errors
+///
+/// When cargo cannot tell.
+pub fn crates_of_program(manifest_dir: &Path, package: &str, target: &str) -> Result<Vec<Crate>> {
+    tree(manifest_dir, package, target, &["--all-features"])
+}
+
+fn tree(manifest_dir: &Path, package: &str, target: &str, selection: &[&str]) -> Result<Vec<Crate>> {
     let mut tree = Command::new(cargo());
     environment::clean(&mut tree);
-    // Without the network: whoever asks has built the component, and so has its crates.
     tree.current_dir(manifest_dir)
-        .args(["tree", "--locked", "--offline", "--target", TARGET])
-        .args(["--package", package, "--no-default-features"])
-        .args(["--features", &features.join(",")])
+        .args(["tree", "--locked", "--target", target, "--package", package])
+        .args(selection)
         .args(["--edges", "normal,no-proc-macro", "--prefix", "depth"])
         .args(["--charset", "ascii", "--color", "never", "--format", FORMAT]);
     let output = tree
         .output()
-        .context("cannot start cargo to list the crates of the guest")?;
+        .with_context(|| format!("cannot start cargo to list the crates of `{package}`"))?;
     if !output.status.success() {
         bail!(
-            "cannot list the crates of guest `{package}`: {}",
+            "cannot list the crates of `{package}`: {}",
             String::from_utf8_lossy(&output.stderr).trim()
         );
     }

@@ -44,7 +44,7 @@ use anyhow::{Context, Result, bail, ensure};
 use toolchain::Toolchain;
 use wit_component::ComponentEncoder;
 
-pub use inventory::Crate;
+pub use inventory::{Crate, crates_of_program};
 pub use toolchain::TARGET;
 
 /// The profile of the workspace that guests are built with.
@@ -152,7 +152,7 @@ impl Guest {
     ///
     /// When cargo cannot tell, such as for a crate that was not downloaded.
     pub fn crates(&self) -> Result<Vec<Crate>> {
-        inventory::crates(&self.manifest_dir, &self.package, &self.features)
+        inventory::of_guest(&self.manifest_dir, &self.package, &self.features)
     }
 
     /// Runs the inner cargo. Its messages go to standard error, which the outer one shows when the build fails.

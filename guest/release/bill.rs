@@ -1,9 +1,9 @@
-//! The bill of materials of a component, in CycloneDX 1.6.
+//! The bill of materials of a component or of the command, in CycloneDX 1.6.
 //!
 //! Types rather than a JSON value: the order of keys is then that of the specification in every build.
 
 use anyhow::{Context, Result};
-use managed_identity_guest_build::{Crate, TARGET};
+use managed_identity_guest_build::{CompilerVersion, Crate};
 use serde::Serialize;
 
 use crate::inventory::Inventory;
@@ -97,9 +97,18 @@ struct Dependency {
     depends_on: Vec<String>,
 }
 
+/// What a bill is about.
+#[derive(Clone, Copy)]
+pub(crate) enum Subject<'a> {
+    /// A component that is released with this content.
+    Component(&'a [u8]),
+    /// A program that whoever takes the sources builds, which has components in it whose bills are these files.
+    Program(&'a [String]),
+}
+
 impl Bill {
-    /// The bill of a component that is released with this content, as JSON.
-    pub(crate) fn of(inventory: &Inventory, component: &[u8], metadata: &Metadata) -> Result<Vec<u8>> {
+    /// The bill as JSON.
+    pub(crate) fn of(inventory: &Inventory, subject: Subject<'_>, metadata: &Metadata) -> Result<Vec<u8>> {
         let mut parts = inventory.crates.iter().zip(&inventory.checksums).map(|(it, checksum)| {
             let purl = purl(it, checksum.as_deref());
             Component {
@@ -115,19 +124,32 @@ impl Bill {
                 properties: property("cargo:features", it.features.join(",")),
             }
         });
-        let mut root = parts.next().context("a component is made of one crate at least")?;
+        let mut root = parts.next().context("everything is made of one crate at least")?;
         root.description = metadata.description.clone();
-        root.hashes.push(hash(sha256(component)));
         root.external_references
             .extend(metadata.source.iter().map(|url| Reference {
                 r#type: "vcs",
                 url: url.clone(),
             }));
-        root.properties.extend(property("cargo:target", TARGET.to_owned()));
+        let phase = match subject {
+            Subject::Component(content) => {
+                root.hashes.push(hash(sha256(content)));
+                "build"
+            }
+            Subject::Program(bills) => {
+                root.r#type = "application";
+                root.external_references.extend(bills.iter().map(|file| Reference {
+                    r#type: "bom",
+                    url: file.clone(),
+                }));
+                "pre-build"
+            }
+        };
+        root.properties
+            .extend(property("cargo:target", inventory.target.to_owned()));
         root.properties
             .extend(property("vcs:revision", metadata.revision.clone().unwrap_or_default()));
         let mut components: Vec<_> = parts.collect();
-        let std = standard_library(inventory);
 
         let reference = |place: &usize| purl(&inventory.crates[*place], inventory.checksums[*place].as_deref());
         let mut dependencies: Vec<_> = inventory
@@ -139,20 +161,23 @@ impl Bill {
                 depends_on: it.dependencies.iter().map(reference).collect(),
             })
             .collect();
-        // Said once, for the whole: which crates do without it is nowhere recorded.
-        dependencies[0].depends_on.push(std.bom_ref.clone());
-        dependencies.push(Dependency {
-            r#ref: std.bom_ref.clone(),
-            depends_on: Vec::new(),
-        });
-        components.push(std);
+        if let Some(compiler) = &inventory.compiler {
+            let std = standard_library(compiler);
+            // Said once, for the whole: which crates do without it is nowhere recorded.
+            dependencies[0].depends_on.push(std.bom_ref.clone());
+            dependencies.push(Dependency {
+                r#ref: std.bom_ref.clone(),
+                depends_on: Vec::new(),
+            });
+            components.push(std);
+        }
 
         let bill = Self {
             bom_format: "CycloneDX",
             spec_version: "1.6",
             version: 1,
             metadata: About {
-                lifecycles: [Lifecycle { phase: "build" }],
+                lifecycles: [Lifecycle { phase }],
                 tools: Tools {
                     components: [Tool {
                         r#type: "application",
@@ -172,8 +197,8 @@ impl Bill {
 }
 
 /// Rust's standard library, with the few crates of its own that it is built from and that cargo does not know of.
-fn standard_library(inventory: &Inventory) -> Component {
-    let version = &inventory.compiler.release;
+fn standard_library(compiler: &CompilerVersion) -> Component {
+    let version = &compiler.release;
     let purl = format!("pkg:generic/rust-std@{version}");
     Component {
         r#type: "library",
@@ -185,7 +210,7 @@ fn standard_library(inventory: &Inventory) -> Component {
         licenses: licence("MIT OR Apache-2.0"),
         purl,
         external_references: Vec::new(),
-        properties: property("vcs:revision", inventory.compiler.commit.clone()),
+        properties: property("vcs:revision", compiler.commit.clone()),
     }
 }
 

@@ -1,23 +1,30 @@
-//! What a component is made of: its crates with their checksums, and the standard library that they were linked with.
+//! What a component or the command is made of: its crates with their checksums, and for a component, which is released as it
+//! was built, the standard library that they were linked with.
 
 use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
-use managed_identity_guest_build::{CompilerVersion, Crate, Guest, compiler};
+use managed_identity_guest_build::{CompilerVersion, Crate, Guest, TARGET, compiler, crates_of_program};
 use serde::Deserialize;
 
-use crate::{PROVIDER, Provider};
+use crate::{COMMAND, PROVIDER, Provider};
 
-/// What a component is made of.
+/// The platform that the bill of the command is for. It is always the same one, so that a release is the same wherever it is
+/// made.
+const PLATFORM: &str = "x86_64-unknown-linux-gnu";
+
+/// What a component or the command is made of.
 pub(crate) struct Inventory {
-    /// The provider first.
+    /// The provider or the command first.
     pub(crate) crates: Vec<Crate>,
     /// The SHA-256 of what the registry gave for each crate, absent for those that are not from one.
     pub(crate) checksums: Vec<Option<String>>,
-    /// Whose standard library it is.
-    pub(crate) compiler: CompilerVersion,
+    /// What it is built for.
+    pub(crate) target: &'static str,
+    /// Whose standard library is in it. Absent for the command, which whoever takes the sources builds.
+    pub(crate) compiler: Option<CompilerVersion>,
 }
 
 impl Inventory {
@@ -25,9 +32,7 @@ impl Inventory {
         let crates = Guest::new(workspace.join("guest"), PROVIDER)
             .features([provider.feature()])
             .crates()?;
-        let lock = workspace.join("Cargo.lock");
-        let lock = fs::read_to_string(&lock).with_context(|| format!("cannot read {}", lock.display()))?;
-        let checksums = checksums(&crates, &lock)?;
+        let checksums = checksums(&crates, &lock(workspace)?)?;
         let compiler = compiler()?;
         let mark = format!("/rustc/{}/library", compiler.commit);
         ensure!(
@@ -41,14 +46,32 @@ impl Inventory {
         Ok(Self {
             crates,
             checksums,
-            compiler,
+            target: TARGET,
+            compiler: Some(compiler),
         })
     }
 
-    /// The provider itself.
+    /// The command with all its features: what it has without them is less.
+    pub(crate) fn of_command(workspace: &Path) -> Result<Self> {
+        let crates = crates_of_program(&workspace.join("host/command"), COMMAND, PLATFORM)?;
+        let checksums = checksums(&crates, &lock(workspace)?)?;
+        Ok(Self {
+            crates,
+            checksums,
+            target: PLATFORM,
+            compiler: None,
+        })
+    }
+
+    /// The provider or the command itself.
     pub(crate) fn root(&self) -> &Crate {
         &self.crates[0]
     }
+}
+
+fn lock(workspace: &Path) -> Result<String> {
+    let lock = workspace.join("Cargo.lock");
+    fs::read_to_string(&lock).with_context(|| format!("cannot read {}", lock.display()))
 }
 
 fn contains(bytes: &[u8], part: &[u8]) -> bool {

@@ -6,11 +6,12 @@
 //! | `managed-identity-provider-0.2.cdx.json` | its bill of materials, in CycloneDX |
 //! | `cloud-identity-0.2.0.wasm` | the WIT package in binary form, as `wkg publish` takes it |
 //! | `cloud-identity-0.2.0.tar` | the same as text, with the packages that it names: what goes into somebody's `wit` folder |
+//! | `managed-identity.cdx.json` | the bill of materials of the command |
 //! | `LICENSE` | for all of these but the packages of WASI, which bring their own |
 //! | `SHA256SUMS` | of all of these |
 //!
-//! and the same for 0.3. There is no time, name of a machine or random number in any of them: the same sources, lock file
-//! and compiler give the same bytes.
+//! and of the first four the same for 0.3. There is no time, name of a machine or random number in any of them: the same
+//! sources, lock file and compiler give the same bytes.
 //!
 //! ```no_run
 //! use managed_identity_release::{Provider, Release};
@@ -41,13 +42,16 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use sha2::{Digest, Sha256};
 
-use bill::Bill;
+use bill::{Bill, Subject};
 use inventory::Inventory;
 use metadata::Metadata;
 use wit::WitPackage;
 
 /// The provider's crate, and what its files begin with.
 const PROVIDER: &str = "managed-identity-provider";
+
+/// The command's crate, and what its bill begins with.
+const COMMAND: &str = "managed-identity";
 
 /// The file with the checksums of all the others, in the format of `sha256sum`.
 const SUMS: &str = "SHA256SUMS";
@@ -91,12 +95,18 @@ impl Release {
     /// compiler that is here, or when the WIT packages or their `wkg.toml` are wrong.
     pub fn write(&self, folder: &Path) -> Result<Vec<String>> {
         let mut files = Vec::new();
+        let mut bills = Vec::new();
         for provider in &self.providers {
             let inventory = Inventory::of(&self.workspace, provider)?;
-            let metadata = self.metadata(provider, &inventory);
+            let description = format!(
+                "Platform identity tokens for WebAssembly: the provider of cloud:identity for WASI {}",
+                provider.version
+            );
+            let metadata = self.metadata(PROVIDER, description, &inventory);
             let component = metadata.put_into(&provider.component, Some(&inventory))?;
-            let bill = Bill::of(&inventory, &component, &metadata)?;
+            let bill = Bill::of(&inventory, Subject::Component(&component), &metadata)?;
             let name = format!("{PROVIDER}-{}", provider.version);
+            bills.push(format!("{name}.cdx.json"));
             files.push((format!("{name}.cdx.json"), bill));
             files.push((format!("{name}.wasm"), component));
 
@@ -105,6 +115,11 @@ impl Release {
             files.push((format!("{name}.tar"), package.archive()?));
             files.push((format!("{name}.wasm"), package.encode(self.revision.as_deref())?));
         }
+        let inventory = Inventory::of_command(&self.workspace)?;
+        let description = "Platform identity tokens from a sandboxed provider: the command, with all its features";
+        let metadata = self.metadata(COMMAND, description.to_owned(), &inventory);
+        let bill = Bill::of(&inventory, Subject::Program(&bills), &metadata)?;
+        files.push((format!("{COMMAND}.cdx.json"), bill));
         let licence = self.workspace.join("LICENSE");
         let licence = fs::read(&licence).with_context(|| format!("cannot read {}", licence.display()))?;
         files.push(("LICENSE".to_owned(), licence));
@@ -129,15 +144,12 @@ impl Release {
         Ok(files.into_iter().map(|(name, _)| name).collect())
     }
 
-    fn metadata(&self, provider: &Provider, inventory: &Inventory) -> Metadata {
+    fn metadata(&self, name: &str, description: String, inventory: &Inventory) -> Metadata {
         let root = inventory.root();
         Metadata {
-            name: PROVIDER.to_owned(),
+            name: name.to_owned(),
             version: root.version.clone(),
-            description: Some(format!(
-                "Platform identity tokens for WebAssembly: the provider of cloud:identity for WASI {}",
-                provider.version
-            )),
+            description: Some(description),
             authors: Some(env!("CARGO_PKG_AUTHORS").to_owned()),
             licences: Some(root.licence.clone()),
             source: repository(),

@@ -73,6 +73,7 @@ pub mod outbound;
 pub mod plugin;
 mod provider;
 mod provision;
+mod sandbox;
 pub mod telemetry;
 mod token;
 

@@ -47,6 +47,7 @@ mod time;
 pub use command::{PluginCommand, PluginOutcome};
 pub use component::{Plugin, needs_async};
 pub use engine::{PluginEngine, PluginEngineBuilder};
+pub(crate) use limits::Quota;
 pub use limits::{PluginBound, PluginLimits};
 
 use std::path::PathBuf;

@@ -14,6 +14,7 @@ mod private;
 
 pub(crate) use artefact::Trusted;
 pub use artefact::{is_precompiled, precompile};
+pub(crate) use bounds::Bounds;
 pub use component::{CodeOrigin, EMBEDDED_0_2, EMBEDDED_0_3, ProviderDescription, ProviderError, WasiVersion};
 pub(crate) use component::{Compiled, Provider, compilation_cache, compile};
 pub(crate) use desk::{Ask, Call, Place, ReplyTo};

@@ -11,7 +11,7 @@ mod installed;
 mod instructions;
 mod load;
 
-use load::{Load, Outcome, Program, arguments, bare, managed_identity, platform, size_of};
+use load::{Load, Outcome, Program, arguments, bare, managed_identity, platform, size_of, target};
 use serde_json::{Value, json};
 use std::fmt::Write as _;
 use std::fs;
@@ -208,7 +208,7 @@ impl Measured {
             Some(text) => {
                 let file = folder.join("broker.toml");
                 fs::write(&file, text)?;
-                let mut serve = managed_identity(&["serve", "--config", &file.to_string_lossy()]);
+                let mut serve = managed_identity(&["serve", "--config", &file.to_string_lossy()])?;
                 serve.envs(environment.iter().cloned());
                 Some(Program::start(&mut serve)?)
             }
@@ -490,7 +490,7 @@ fn run(rounds: usize, seconds: u64) -> Outcome<()> {
 
 /// How many bytes a token of this platform has.
 fn token_length(environment: &[(String, String)]) -> Outcome<usize> {
-    let mut asking = managed_identity(&["token", "--resource", AUDIENCE]);
+    let mut asking = managed_identity(&["token", "--resource", AUDIENCE])?;
     let token = asking.envs(environment.iter().cloned()).output()?;
     match token.status.success() {
         true => Ok(token.stdout.trim_ascii().len()),
@@ -524,7 +524,7 @@ fn modules(folder: &Path, token: usize) -> Outcome<()> {
 
 /// Where results are written.
 fn bench_folder() -> Outcome<PathBuf> {
-    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).with_file_name("bench");
+    let folder = target()?.join("bench");
     fs::create_dir_all(&folder)?;
     Ok(folder)
 }

@@ -208,7 +208,10 @@ impl Filter {
 
     fn give(&self, stream: &Stream, rule: &Arc<Rule>, token: &Arc<AccessToken>) -> HeadersStatus {
         let carried = rule.carried(token);
-        if !stream.set_request_header(self.config.settings.header.as_bytes(), &carried.value) {
+        if !stream.set_request_header(
+            self.config.settings.header.as_bytes(),
+            carried.value.expose().as_bytes(),
+        ) {
             return self.fail(
                 stream,
                 &TokenError::new(Cause::Internal, "Envoy does not take the header."),

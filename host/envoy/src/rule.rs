@@ -1,13 +1,13 @@
 //! Which request gets which token.
 
 use arc_swap::ArcSwapOption;
-use managed_identity_host::{AccessToken, TokenRequest};
+use managed_identity_host::{AccessToken, Secret, TokenRequest};
 use std::sync::Arc;
 
 /// A token with the value of the header that carries it.
 pub(crate) struct Carried {
     pub(crate) token: Arc<AccessToken>,
-    pub(crate) value: Box<[u8]>,
+    pub(crate) value: Secret,
 }
 
 /// What a request must be, and what it is given.
@@ -62,10 +62,13 @@ impl Rule {
         {
             return Arc::clone(carried);
         }
-        let value = format!("{} {}", token.token_type, token.token.expose());
+        let (kind, text) = (token.token_type.as_str(), token.token.expose());
+        // At its full length at once, so that no outgrown copy stays behind.
+        let mut value = String::with_capacity(kind.len() + 1 + text.len());
+        value.extend([kind, " ", text]);
         let carried = Arc::new(Carried {
             token: Arc::clone(token),
-            value: value.into_bytes().into_boxed_slice(),
+            value: Secret::new(value),
         });
         self.carried.store(Some(Arc::clone(&carried)));
         carried

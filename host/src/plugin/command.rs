@@ -7,14 +7,14 @@ use super::output::{Budget, Limited};
 use super::time::Meter;
 use crate::authorized_http::AuthorizedHttp;
 use crate::grants::Granted;
-use crate::linker::{self, IdentityCtx, IdentityView};
+use crate::linker::{self, IdentityCtx};
+use crate::sandbox::{Sandbox, add_wasi_0_2, add_wasi_0_3};
 use std::path::PathBuf;
 use std::time::Duration;
-use wasmtime::component::{Linker, ResourceTable};
+use wasmtime::component::Linker;
 use wasmtime::{Engine, PoolConcurrencyLimitError, Store, Trap};
 use wasmtime_wasi::cli::{StdinStream, StdoutStream};
-use wasmtime_wasi::{FsPerms, I32Exit, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
-use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
+use wasmtime_wasi::{FsPerms, I32Exit, WasiCtx, WasiCtxBuilder};
 
 /// How many bytes of random numbers a plugin may ask for at once: more than any key or nonce.
 const RANDOM_BYTES: u64 = 64 * 1024;
@@ -25,50 +25,13 @@ const FIELDS: usize = 64 * 1024;
 /// What a call has to hold where a plugin writes to files: WASI takes a mebibyte of them at once.
 const FILE_CALL_BYTES: usize = (1024 + 64) * 1024;
 
-/// What a plugin's store holds.
-pub(super) struct State {
-    wasi: WasiCtx,
-    http: WasiHttpCtx,
-    hooks: AuthorizedHttp,
-    identity: IdentityCtx,
-    table: ResourceTable,
-    quota: Quota,
-}
-
-impl WasiView for State {
-    fn ctx(&mut self) -> WasiCtxView<'_> {
-        WasiCtxView {
-            ctx: &mut self.wasi,
-            table: &mut self.table,
-        }
-    }
-}
-
-impl WasiHttpView for State {
-    fn http(&mut self) -> WasiHttpCtxView<'_> {
-        WasiHttpCtxView {
-            hooks: &mut self.hooks,
-            table: &mut self.table,
-            ctx: &mut self.http,
-        }
-    }
-}
-
-impl IdentityView for State {
-    fn identity(&mut self) -> &mut IdentityCtx {
-        &mut self.identity
-    }
-}
-
-/// All of WASI, over what the state holds, which is little.
-pub(super) fn linker(engine: &Engine, is_async: bool) -> wasmtime::Result<Linker<State>> {
+/// All of WASI, over what the store holds, which is little.
+pub(super) fn linker(engine: &Engine, is_async: bool) -> wasmtime::Result<Linker<Sandbox>> {
     let mut linker = Linker::new(engine);
-    wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
-    wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
+    add_wasi_0_2(&mut linker)?;
     linker::add_to_linker_0_2(&mut linker)?;
     if is_async {
-        wasmtime_wasi::p3::add_to_linker(&mut linker)?;
-        wasmtime_wasi_http::p3::add_to_linker(&mut linker)?;
+        add_wasi_0_3(&mut linker)?;
         linker::add_to_linker_0_3(&mut linker)?;
     }
     Ok(linker)
@@ -195,10 +158,10 @@ impl PluginCommand {
                 .map_err(|_| PluginError::OutOfTime(deadline))?,
             None => running.await,
         };
-        ended.or_else(|error| self.failure(&error, &store.data().quota))
+        ended.or_else(|error| self.failure(&error, store.data().refused()))
     }
 
-    fn store(&mut self) -> Result<Store<State>, PluginError> {
+    fn store(&mut self) -> Result<Store<Sandbox>, PluginError> {
         let wasi = &mut self.wasi;
         wasi.allow_tcp(false)
             .allow_udp(false)
@@ -214,23 +177,14 @@ impl PluginCommand {
                 self.limits.call_bytes = self.limits.call_bytes.max(FILE_CALL_BYTES);
             }
         }
-        let mut http = WasiHttpCtx::new();
-        http.set_field_size_limit(FIELDS);
-        let mut table = ResourceTable::new();
-        table.set_max_capacity(self.limits.resources);
-        let state = State {
-            wasi: wasi.build(),
-            http,
-            hooks: match self.http.take() {
-                Some(http) => http,
-                None => AuthorizedHttp::new(self.granted.clone()),
-            },
-            identity: IdentityCtx::new(self.granted.clone()),
-            table,
-            quota: Quota::new(self.limits.clone()),
+        let hooks = match self.http.take() {
+            Some(http) => http,
+            None => AuthorizedHttp::new(self.granted.clone()),
         };
-        let mut store = Store::new(&self.plugin.engine.0.engine, state);
-        store.limiter(|state| &mut state.quota);
+        let identity = IdentityCtx::new(self.granted.clone());
+        let sandbox = Sandbox::plugin(wasi.build(), hooks, Quota::new(self.limits.clone()), identity)
+            .with_limits(FIELDS, self.limits.resources);
+        let mut store = sandbox.into_store(&self.plugin.engine.0.engine);
         store.set_hostcall_fuel(self.limits.call_bytes);
         store.set_max_component_handles(self.limits.handles);
         self.meter.watch(&mut store, &self.limits);
@@ -240,7 +194,7 @@ impl PluginCommand {
 
 impl PluginCommand {
     /// How the plugin ended, which did not return.
-    fn failure(&self, error: &wasmtime::Error, quota: &Quota) -> Result<PluginOutcome, PluginError> {
+    fn failure(&self, error: &wasmtime::Error, refused: Option<PluginBound>) -> Result<PluginOutcome, PluginError> {
         if let Some(I32Exit(code)) = error.downcast_ref() {
             return Ok(PluginOutcome::Exited(*code));
         }
@@ -250,7 +204,7 @@ impl PluginCommand {
         let bound = match (error.downcast_ref::<PluginBound>(), error.downcast_ref::<Trap>()) {
             (Some(bound), _) => Some(*bound),
             (None, Some(Trap::StackOverflow)) => Some(PluginBound::Stack(self.limits.stack)),
-            _ => self.meter.stopped().or(quota.refused()),
+            _ => self.meter.stopped().or(refused),
         };
         Err(match bound {
             Some(bound) => PluginError::Limit(bound),
@@ -270,7 +224,7 @@ impl std::fmt::Debug for PluginCommand {
     }
 }
 
-async fn call(plugin: &Plugin, store: &mut Store<State>) -> wasmtime::Result<PluginOutcome> {
+async fn call(plugin: &Plugin, store: &mut Store<Sandbox>) -> wasmtime::Result<PluginOutcome> {
     let instance = plugin.instance.instantiate_async(&mut *store).await?;
     match plugin.entry {
         Entry::Command(run) => {

@@ -1,7 +1,7 @@
 //! A component that can be run, and what it needs for that.
 
-use super::command::State;
 use super::{PluginEngine, PluginError};
+use crate::sandbox::Sandbox;
 use wasmtime::component::{Component, ComponentExportIndex, InstancePre};
 use wasmtime::wasmparser::{Parser, Payload};
 
@@ -38,7 +38,7 @@ const GIVEN_0_3: [&str; 7] = [
 #[derive(Clone)]
 pub struct Plugin {
     pub(super) engine: PluginEngine,
-    pub(super) instance: InstancePre<State>,
+    pub(super) instance: InstancePre<Sandbox>,
     pub(super) entry: Entry,
 }
 

@@ -1,11 +1,12 @@
 //! The engine of plugins.
 
-use super::command::{State, linker};
+use super::command::linker;
 use super::limits::{MEMORIES, PluginLimits, TABLES};
 use super::time::Ticker;
 use super::{Plugin, PluginError};
 use crate::broker::default_compilation_cache;
 use crate::provider::compilation_cache;
+use crate::sandbox::Sandbox;
 use std::path::PathBuf;
 use std::sync::Arc;
 use wasmtime::component::Linker;
@@ -54,7 +55,7 @@ pub struct PluginEngine(pub(super) Arc<Inner>);
 
 pub(super) struct Inner {
     pub(super) engine: Engine,
-    pub(super) linker: Linker<State>,
+    pub(super) linker: Linker<Sandbox>,
     pub(super) ticker: Ticker,
     pub(super) limits: PluginLimits,
     pub(super) is_async: bool,

@@ -102,7 +102,7 @@ impl fmt::Display for PluginBound {
 impl std::error::Error for PluginBound {}
 
 /// Counts what the memories and tables of one plugin take together.
-pub(super) struct Quota {
+pub(crate) struct Quota {
     limits: PluginLimits,
     memory: usize,
     elements: usize,
@@ -111,7 +111,7 @@ pub(super) struct Quota {
 }
 
 impl Quota {
-    pub(super) fn new(limits: PluginLimits) -> Self {
+    pub(crate) fn new(limits: PluginLimits) -> Self {
         Self {
             limits,
             memory: 0,
@@ -120,7 +120,7 @@ impl Quota {
         }
     }
 
-    pub(super) fn refused(&self) -> Option<PluginBound> {
+    pub(crate) fn refused(&self) -> Option<PluginBound> {
         self.refused
     }
 }

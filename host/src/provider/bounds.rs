@@ -14,7 +14,7 @@ const MOST_INSTANCES: usize = 256;
 const MOST_OF_EACH: usize = 256;
 
 /// What is left for one instance. Nothing comes back before its end: neither memories nor tables ever shrink.
-pub(super) struct Bounds {
+pub(crate) struct Bounds {
     memory: usize,
     elements: usize,
 }

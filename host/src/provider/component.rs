@@ -1,9 +1,10 @@
 //! The provider component and the engine that compiles it.
 
 use super::artefact::Trusted;
-use super::instance::{World, linker};
+use super::instance::linker;
 use super::kept;
-use super::private::is_private;
+use super::private::{is_private, is_secluded};
+use crate::sandbox::Sandbox;
 use std::path::Path;
 use wasmtime::component::{Component, InstancePre};
 use wasmtime::{Cache, CacheConfig, Config, Engine};
@@ -105,7 +106,7 @@ pub(super) fn embedded(version: WasiVersion) -> (&'static [u8], &'static str) {
 
 /// A component, compiled, known to be a provider and to ask for nothing that it will not be given.
 pub(crate) struct Compiled {
-    pub(super) instance: InstancePre<World>,
+    pub(super) instance: InstancePre<Sandbox>,
     pub(super) version: WasiVersion,
     code: CodeOrigin,
 }
@@ -164,8 +165,9 @@ pub(super) fn engine() -> Result<Engine, ProviderError> {
 /// The engine's own cache of compiled code in a folder, unless others can write to that. It compresses, and keeps itself small:
 /// for plugins, of which there are many and large ones.
 pub(crate) fn compilation_cache(folder: Option<&Path>) -> Option<Cache> {
+    let folder = folder.filter(|folder| is_private(folder))?.join("plugins");
     let mut settings = CacheConfig::new();
-    settings.with_directory(folder.filter(|folder| is_private(folder))?);
+    settings.with_directory(is_secluded(&folder).then_some(folder)?);
     // Without a cache everything works, only slower; a read-only home is no reason to fail.
     Cache::new(settings)
         .inspect_err(|error| tracing::debug!(target: "managed_identity::provider", "no compilation cache: {error:#}"))

@@ -8,15 +8,15 @@ use super::desk::{Answer, Desk, Question};
 use crate::bindings::{v0_2, v0_3};
 use crate::outbound::OutboundHooks;
 use crate::provision::Directory;
+use crate::sandbox::{Sandbox, add_wasi_0_2, add_wasi_0_3};
 use crate::telemetry::Restart;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use std::cell::RefCell;
 use std::sync::Arc;
 use wasmtime::Store;
-use wasmtime::component::{Accessor, Component, Linker, ResourceTable};
-use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxView, WasiView};
-use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
+use wasmtime::component::{Accessor, Component, Linker};
+use wasmtime_wasi::{FsPerms, WasiCtx};
 
 /// How many bytes the component may hand to the host in one call. The largest thing is a token, of at most 64 KiB.
 const HOSTCALL_FUEL: usize = 80 * 1024;
@@ -47,51 +47,20 @@ pub(super) struct Limits {
     pub(super) meter: Arc<Meter>,
 }
 
-/// What the store holds for the component.
-pub(super) struct World {
-    wasi: WasiCtx,
-    directory: Option<Directory>,
-    http: WasiHttpCtx,
-    hooks: OutboundHooks,
-    table: ResourceTable,
-    bounds: Bounds,
-}
-
-impl WasiView for World {
-    fn ctx(&mut self) -> WasiCtxView<'_> {
-        WasiCtxView {
-            ctx: &mut self.wasi,
-            table: &mut self.table,
-        }
-    }
-}
-
-impl WasiHttpView for World {
-    fn http(&mut self) -> WasiHttpCtxView<'_> {
-        WasiHttpCtxView {
-            hooks: &mut self.hooks,
-            table: &mut self.table,
-            ctx: &mut self.http,
-        }
-    }
-}
-
 /// All of WASI, over a context that holds no socket, no argument, no standard stream, and no file but those that the source
 /// needs: a provider in any language starts, and can reach nothing but the identity endpoint.
 ///
 /// In the versions that it names, because to offer those that it does not would take longer than to instantiate it.
-pub(super) fn linker(component: &Component) -> wasmtime::Result<Linker<World>> {
+pub(super) fn linker(component: &Component) -> wasmtime::Result<Linker<Sandbox>> {
     let engine = component.engine();
     let mut linker = Linker::new(engine);
     let component = component.component_type();
     let names = |version: &str| component.imports(engine).any(|(name, _)| name.contains(version));
     if names("@0.2.") {
-        wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
-        wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
+        add_wasi_0_2(&mut linker)?;
     }
     if names("@0.3.") {
-        wasmtime_wasi::p3::add_to_linker(&mut linker)?;
-        wasmtime_wasi_http::p3::add_to_linker(&mut linker)?;
+        add_wasi_0_3(&mut linker)?;
     }
     Ok(linker)
 }
@@ -117,33 +86,20 @@ fn belongings(environment: &[(String, String)], directory: Option<&Directory>) -
     wasi.build()
 }
 
-impl World {
-    /// Opens the directory of the credential anew. It may have been made or replaced since, or its path lead elsewhere,
-    /// and what was open would go on showing what was there before.
-    fn reopen(&mut self) {
-        if self.directory.is_some() {
-            let mut anew = belongings(&[], self.directory.as_ref());
-            *self.wasi.filesystem() = std::mem::take(anew.filesystem());
-        }
+/// Opens the directory of the credential anew. It may have been made or replaced since, or its path lead elsewhere, and what
+/// was open would go on showing what was there before.
+fn reopen(sandbox: &mut Sandbox, directory: Option<&Directory>) {
+    if directory.is_some() {
+        let mut anew = belongings(&[], directory);
+        *sandbox.wasi().filesystem() = std::mem::take(anew.filesystem());
     }
 }
 
-fn store(compiled: &Compiled, surroundings: &Surroundings, limits: &Limits) -> Store<World> {
+fn store(compiled: &Compiled, surroundings: &Surroundings, limits: &Limits) -> Store<Sandbox> {
     let wasi = belongings(&surroundings.environment, surroundings.directory.as_ref());
-    let mut http = WasiHttpCtx::new();
-    http.set_field_size_limit(FIELDS_LIMIT);
-    let mut table = ResourceTable::new();
-    table.set_max_capacity(MOST_RESOURCES);
-    let world = World {
-        wasi,
-        directory: surroundings.directory.clone(),
-        http,
-        hooks: OutboundHooks::new(surroundings.outbound.clone()).with_telemetry(surroundings.telemetry.clone()),
-        table,
-        bounds: Bounds::new(limits.memory),
-    };
-    let mut store = Store::new(compiled.instance.engine(), world);
-    store.limiter(|world| &mut world.bounds);
+    let hooks = OutboundHooks::new(surroundings.outbound.clone()).with_telemetry(surroundings.telemetry.clone());
+    let sandbox = Sandbox::provider(wasi, hooks, Bounds::new(limits.memory)).with_limits(FIELDS_LIMIT, MOST_RESOURCES);
+    let mut store = sandbox.into_store(compiled.instance.engine());
     store.set_hostcall_fuel(HOSTCALL_FUEL);
     store.set_max_component_handles(MOST_HANDLES);
     limits.meter.watch(&mut store);
@@ -159,8 +115,8 @@ pub(super) async fn drive(
 ) -> (Restart, String) {
     let store = store(compiled, surroundings, &limits);
     let driven = match compiled.version {
-        WasiVersion::V0_2 => drive_0_2(compiled, store, desk).await,
-        WasiVersion::V0_3 => drive_0_3(compiled, store, desk).await,
+        WasiVersion::V0_2 => drive_0_2(compiled, surroundings, store, desk).await,
+        WasiVersion::V0_3 => drive_0_3(compiled, surroundings, store, desk).await,
     };
     let Err(error) = driven;
     // The root cause alone: a backtrace of the component's insides says nothing to the caller.
@@ -169,7 +125,12 @@ pub(super) async fn drive(
 
 enum Never {}
 
-async fn drive_0_2(compiled: &Compiled, mut store: Store<World>, desk: &RefCell<Desk>) -> wasmtime::Result<Never> {
+async fn drive_0_2(
+    compiled: &Compiled,
+    surroundings: &Surroundings,
+    mut store: Store<Sandbox>,
+    desk: &RefCell<Desk>,
+) -> wasmtime::Result<Never> {
     let instance = v0_2::CallerPre::new(compiled.instance.clone())?
         .instantiate_async(&mut store)
         .await?;
@@ -178,7 +139,7 @@ async fn drive_0_2(compiled: &Compiled, mut store: Store<World>, desk: &RefCell<
         let (number, question) = Desk::next(desk).await;
         let answer = match question {
             Question::Token(request, time_left) => {
-                store.data_mut().reopen();
+                reopen(store.data_mut(), surroundings.directory.as_ref());
                 let request = v0_2::request(&request, time_left);
                 let result = provider.call_get_token(&mut store, &request).await?;
                 Answer::Token(result.map(v0_2::access_token).map_err(v0_2::error))
@@ -196,7 +157,12 @@ async fn drive_0_2(compiled: &Compiled, mut store: Store<World>, desk: &RefCell<
     }
 }
 
-async fn drive_0_3(compiled: &Compiled, mut store: Store<World>, desk: &RefCell<Desk>) -> wasmtime::Result<Never> {
+async fn drive_0_3(
+    compiled: &Compiled,
+    surroundings: &Surroundings,
+    mut store: Store<Sandbox>,
+    desk: &RefCell<Desk>,
+) -> wasmtime::Result<Never> {
     let instance = v0_3::CallerPre::new(compiled.instance.clone())?
         .instantiate_async(&mut store)
         .await?;
@@ -211,7 +177,7 @@ async fn drive_0_3(compiled: &Compiled, mut store: Store<World>, desk: &RefCell<
                         desk.borrow_mut().answer(number, answer);
                     }
                     (number, question) = Desk::next(desk), if running.len() < MOST_CALLS => {
-                        running.push(put_0_3(accessor, provider, number, question));
+                        running.push(put_0_3(accessor, provider, surroundings.directory.as_ref(), number, question));
                     }
                 }
             }
@@ -220,14 +186,15 @@ async fn drive_0_3(compiled: &Compiled, mut store: Store<World>, desk: &RefCell<
 }
 
 async fn put_0_3(
-    accessor: &Accessor<World>,
+    accessor: &Accessor<Sandbox>,
     provider: &v0_3::exports::cloud::identity::managed_identity::Guest,
+    directory: Option<&Directory>,
     number: u64,
     question: Question,
 ) -> wasmtime::Result<(u64, Answer)> {
     let answer = match question {
         Question::Token(request, time_left) => {
-            accessor.with(|mut access| access.get().reopen());
+            accessor.with(|mut access| reopen(access.get(), directory));
             let request = v0_3::request(&request, time_left);
             let result = provider.call_get_token(accessor, request).await?;
             Answer::Token(result.map(v0_3::access_token).map_err(v0_3::error))
@@ -252,12 +219,13 @@ mod tests {
     use std::os::unix::fs::symlink;
     use std::path::{Path, PathBuf};
     use std::{env, fs, process};
-    use wasmtime::component::Resource;
+    use wasmtime::component::{Resource, ResourceTable};
     use wasmtime_wasi::filesystem::WasiFilesystemView;
     use wasmtime_wasi::p2::bindings::filesystem::preopens::Host as _;
     use wasmtime_wasi::p2::bindings::filesystem::types::{
         Descriptor, DescriptorFlags, ErrorCode, HostDescriptor, OpenFlags, PathFlags,
     };
+    use wasmtime_wasi::{WasiCtxView, WasiView};
 
     /// A folder with a granted directory in it and things beside that, until it is dropped.
     struct Folder(PathBuf);

@@ -4,9 +4,9 @@
 //! reading it: with the engine's own cache, which compresses, unpacking took half of a start and 3 MiB.
 
 use super::component::CodeOrigin;
-use super::private::is_private;
+use super::private::{is_own, is_private, own_file};
 use ring::digest::{SHA256, digest};
-use std::fs::{self, File};
+use std::fs;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
@@ -34,7 +34,8 @@ pub(super) fn component(
         return Ok((Component::new(engine, bytes)?, CodeOrigin::Compiled));
     };
     let file = folder.join(name(engine, &digest.map_or_else(|| sha256(bytes), str::to_owned)));
-    if file.exists() {
+    // The folder may let others in, and a file that was copied there may let them write.
+    if is_own(&file) {
         match load(engine, &file) {
             Ok(component) => return Ok((component, CodeOrigin::Taken)),
             Err(error) => {
@@ -58,8 +59,8 @@ pub(super) fn component(
     reason = "reading a megabyte of code, instead of mapping it, would be most of a start"
 )]
 fn load(engine: &Engine, file: &Path) -> wasmtime::Result<Component> {
-    // SAFETY: the folder is this user's alone, who could run any code here anyway. In it, a file of such a name comes from
-    // `keep` and is never written to again, only replaced. The engine refuses what another version or configuration of it wrote.
+    // SAFETY: the folder and the file are such that nobody but this user has written there, who could run any code here
+    // anyway. A file of such a name comes from `keep` and is never written to again, only replaced. The engine refuses what another version or configuration of it wrote.
     unsafe { Component::deserialize_file(engine, file) }
 }
 
@@ -81,7 +82,7 @@ fn keep(component: &Component, folder: &Path, file: &Path) -> wasmtime::Result<(
         .duration_since(SystemTime::UNIX_EPOCH)
         .unwrap_or_default();
     let new = file.with_extension(format!("{}-{}", std::process::id(), now.as_nanos()));
-    let written = File::create_new(&new).and_then(|mut file| {
+    let written = own_file().open(&new).and_then(|mut file| {
         file.write_all(&code)?;
         file.sync_all()
     });
@@ -116,6 +117,7 @@ mod tests {
 
     use super::super::component::{EMBEDDED_0_2, WasiVersion, embedded, engine};
     use super::*;
+    use std::fs::File;
 
     /// An empty folder of this user's, for one test.
     fn folder(name: &str) -> PathBuf {
@@ -180,6 +182,30 @@ mod tests {
             assert_eq!(fs::read(file).unwrap(), whole);
         }
         assert!(!others[0].exists() && others[1].exists());
+        fs::remove_dir_all(folder).unwrap();
+    }
+
+    /// Its code is not run, and it is replaced by what nobody else can write to.
+    #[cfg(unix)]
+    #[test]
+    fn a_file_that_others_can_write_to_is_not_taken() {
+        use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+        let folder = folder("shared");
+        let engine = engine().unwrap();
+        component(&engine, EMBEDDED_0_2, None, Some(&folder)).unwrap();
+        let [file] = &files(&folder)[..] else {
+            panic!("{:?}", files(&folder))
+        };
+        for (mode, is_taken) in [(0o600, true), (0o644, true), (0o664, false), (0o646, false)] {
+            fs::set_permissions(file, fs::Permissions::from_mode(mode)).unwrap();
+            let before = fs::metadata(file).unwrap().ino();
+            component(&engine, EMBEDDED_0_2, None, Some(&folder)).unwrap();
+            let after = fs::metadata(file).unwrap();
+            assert_eq!(after.ino() == before, is_taken, "{mode:o}");
+            if !is_taken {
+                assert_eq!(after.mode() & 0o777, 0o600, "{mode:o}");
+            }
+        }
         fs::remove_dir_all(folder).unwrap();
     }
 

@@ -94,10 +94,40 @@ impl Drop for Program {
     }
 }
 
-pub(crate) fn managed_identity(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_managed-identity"));
+pub(crate) fn managed_identity(arguments: &[&str]) -> Outcome<Command> {
+    let mut command = Command::new(beside("managed-identity")?);
     command.args(arguments);
-    command
+    Ok(command)
+}
+
+/// A program that was built together with this one.
+pub(crate) fn beside(name: &str) -> Outcome<PathBuf> {
+    let program = built()?.join(name);
+    match program.exists() {
+        true => Ok(program),
+        false => Err(format!("{} is missing, which `./x` builds", program.display()).into()),
+    }
+}
+
+/// Cargo's target folder.
+pub(crate) fn target() -> Outcome<PathBuf> {
+    let built = built()?;
+    Ok(built.parent().ok_or("no target folder")?.to_owned())
+}
+
+/// Where our programs keep compiled code from one start to the next.
+pub(crate) fn kept() -> Outcome<PathBuf> {
+    Ok(target()?.join("tmp/kept"))
+}
+
+/// The folder of the programs of this profile. Benchmarks are in one below it.
+fn built() -> Outcome<PathBuf> {
+    let ours = std::env::current_exe()?;
+    let folder = ours.parent().ok_or("no folder of programs")?;
+    Ok(match folder.ends_with("deps") {
+        true => folder.with_file_name(""),
+        false => folder.to_owned(),
+    })
 }
 
 /// What the benchmark was called with, without what cargo adds.
@@ -109,7 +139,7 @@ pub(crate) fn arguments() -> Vec<String> {
 /// An emulated App Service, and the environment of programs that run on it.
 pub(crate) fn platform() -> Outcome<(Program, Vec<(String, String)>)> {
     let arguments = ["emulate", "--source", "app-service", "--output", "json"];
-    let emulator = Program::start(&mut managed_identity(&arguments))?;
+    let emulator = Program::start(&mut managed_identity(&arguments)?)?;
     let environment = emulator.line["environment"].as_object().ok_or("no environment")?;
     let text = |(name, value): (&String, &serde_json::Value)| Some((name.clone(), value.as_str()?.to_owned()));
     let environment = environment.iter().filter_map(text).collect();
@@ -131,11 +161,13 @@ impl Served {
 
     pub(crate) fn start() -> Outcome<Self> {
         let (platform, environment) = platform()?;
-        let secret = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("load-secret");
+        let folder = target()?.join("tmp");
+        std::fs::create_dir_all(&folder)?;
+        let secret = folder.join("load-secret");
         let (_, value) = Self::FIELD.split_once(": ").ok_or("no secret")?;
         std::fs::write(&secret, value)?;
         let secret = secret.to_string_lossy().into_owned();
-        let mut serve = managed_identity(&["serve", "--app-service", "127.0.0.1:0", "--allow", Self::AUDIENCE]);
+        let mut serve = managed_identity(&["serve", "--app-service", "127.0.0.1:0", "--allow", Self::AUDIENCE])?;
         serve.args(["--header-secret-file", &secret]);
         serve.envs(environment);
         let program = Program::start(&mut serve)?;

@@ -3,7 +3,7 @@
 #![expect(clippy::print_stdout, reason = "a benchmark prints its results")]
 
 #[expect(unreachable_pub, reason = "a library for others")]
-#[path = "../bench-rust/src/lib.rs"]
+#[path = "../../../tests/peers/bench-rust/src/lib.rs"]
 mod measured;
 
 use managed_identity_host::{Broker, TokenRequest};

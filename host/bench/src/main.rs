@@ -7,23 +7,22 @@
 
 #![expect(clippy::print_stdout, reason = "a benchmark prints its results")]
 
+mod boundary;
+mod clients;
+#[path = "../../command/benches/load/mod.rs"]
 mod load;
-mod comparison {
-    pub(crate) mod boundary;
-    pub(crate) mod clients;
-    pub(crate) mod report;
-    pub(crate) mod scaling;
-    pub(crate) mod upstream;
-}
+mod report;
+mod scaling;
+mod upstream;
 
-use comparison::boundary::Boundary;
-use comparison::clients::clients;
-use comparison::report::{CONSTANT, OURS, Samples, measured, write};
-use comparison::upstream::Upstream;
+use boundary::Boundary;
+use clients::clients;
 use load::{Load, Outcome, Program, Served, arguments, bare};
 use managed_identity_host::{EMBEDDED_0_2, EMBEDDED_0_3};
+use report::{CONSTANT, OURS, Samples, measured, write};
 use std::process::Command;
 use std::time::Duration;
+use upstream::Upstream;
 
 /// How long one measurement of hits lasts.
 const HITS: Duration = Duration::from_millis(300);
@@ -34,7 +33,7 @@ const DELAY: u64 = 100;
 fn main() -> Outcome<()> {
     match arguments().iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["bare"] => bare(),
-        ["scaling", axis, count] => comparison::scaling::point(axis, count.parse()?),
+        ["scaling", axis, count] => scaling::point(axis, count.parse()?),
         [] => run(9),
         ["--rounds", rounds] => run(rounds.parse()?),
         ["boundary"] => boundary(&Upstream::start()?, &mut Samples::default(), 9),
@@ -94,7 +93,7 @@ fn run(rounds: usize) -> Outcome<()> {
 }
 
 fn scaling(upstream: &Upstream) -> Outcome<()> {
-    let tables = comparison::scaling::tables(upstream)?;
+    let tables = scaling::tables(upstream)?;
     println!("\n{tables}");
     write("scaling.md", &format!("{}\n\n{tables}", measured()?.trim_end()))
 }

@@ -1,7 +1,7 @@
 //! The clients that are compared, each as a program that is measured from outside or measures itself: `tests/peers`.
 
 use super::upstream::{TOKEN_LENGTH, Upstream};
-use crate::load::Outcome;
+use crate::load::{Outcome, beside, kept, target};
 use serde_json::Value;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
@@ -33,11 +33,8 @@ pub(crate) struct Herd {
 
 /// Ours, the one that it is compared with, the rest of Azure's, the fastest of another cloud, and no client at all.
 pub(crate) fn clients() -> Outcome<Vec<Client>> {
-    let target = Path::new(env!("CARGO_TARGET_TMPDIR"))
-        .parent()
-        .ok_or("no target folder")?;
     let peers = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/peers");
-    let installed = target.join("peers");
+    let installed = target()?.join("peers");
     let rust = |name: &str| vec![installed.join("bench-rust/release").join(name)];
     let python = |name: &str| {
         vec![
@@ -54,7 +51,7 @@ pub(crate) fn clients() -> Outcome<Vec<Client>> {
     let mut floor = client("no client", rust("floor"), 0);
     floor.is_whole = false;
     let clients = vec![
-        client("ours", vec![target.join("release/examples/bench-client")], 10_000),
+        client("ours", vec![beside("bench-client")?], 10_000),
         client("azure_identity, Rust", rust("azure-identity"), 10_000),
         client("google-cloud-auth, Rust", rust("google-cloud-auth"), 10_000),
         client("azure-identity, Python", python("azure-identity-python"), 1_000),
@@ -76,19 +73,19 @@ pub(crate) fn clients() -> Outcome<Vec<Client>> {
 }
 
 impl Client {
-    fn program(&self, upstream: &Upstream, arguments: &[&str]) -> Command {
+    fn program(&self, upstream: &Upstream, arguments: &[&str]) -> Outcome<Command> {
         let mut command = Command::new(&self.command[0]);
         command.args(&self.command[1..]).args(arguments).env_clear();
         // Where programs are, and where ours keeps compiled code: that of a first start is not what is measured.
         command.env("PATH", std::env::var_os("PATH").unwrap_or_default());
-        command.env("XDG_CACHE_HOME", Path::new(env!("CARGO_TARGET_TMPDIR")).join("compare"));
+        command.env("XDG_CACHE_HOME", kept()?);
         command.envs(upstream.environment()).stdin(Stdio::null());
-        command
+        Ok(command)
     }
 
     fn measure(&self, upstream: &Upstream, arguments: &[&str]) -> Outcome<Value> {
         let output = self
-            .program(upstream, arguments)
+            .program(upstream, arguments)?
             .stderr(Stdio::inherit())
             .output()
             .map_err(|error| format!("{}: {error}", self.name))?;
@@ -101,7 +98,7 @@ impl Client {
     /// Starts it, waits for its first token, and for its end.
     pub(crate) fn once(&self, upstream: &Upstream) -> Outcome<Once> {
         upstream.after(0);
-        let mut command = self.program(upstream, &["once"]);
+        let mut command = self.program(upstream, &["once"])?;
         command.stdout(Stdio::piped());
         let start = Instant::now();
         let mut child = command.spawn()?;

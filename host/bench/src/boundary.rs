@@ -1,21 +1,26 @@
 //! What it costs to cross the boundary of a component: a provider without the host's cache in front, and a plugin that asks the
 //! host.
 
-use super::upstream::{TOKEN_LENGTH, Upstream};
+use super::upstream::Upstream;
 use crate::load::Outcome;
 use managed_identity_host::grants::{AudiencePattern, Caller, Gate, Grant, Policy, TokenRule};
 use managed_identity_host::outbound::{Endpoint, EndpointPolicy, Outbound, OutboundConfig, OutboundHooks};
 use managed_identity_host::plugin::{PluginEngine, PluginOutcome};
 use managed_identity_host::{Broker, EMBEDDED_0_2, EMBEDDED_0_3};
-use managed_identity_test_guests::{HOSTILE_0_2, HOSTILE_0_3, PLUGIN_0_2};
 use std::time::{Duration, Instant};
 use wasmtime::component::{Component, InstancePre, Linker, ResourceTable};
 use wasmtime::{Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, Store};
-use wasmtime_wasi::p2::pipe::MemoryOutputPipe;
-use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
+use wasmtime_wasi::cli::{WasiCli, WasiCliView as _};
+use wasmtime_wasi::filesystem::{WasiFilesystem, WasiFilesystemView as _};
+use wasmtime_wasi::p2::{self, pipe::MemoryOutputPipe};
+use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView, p3};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 const AUDIENCE: &str = "https://vault.azure.net";
+const CONSTANT_0_2: &[u8] = include_bytes!(env!("CONSTANT_0_2"));
+const CONSTANT_0_3: &[u8] = include_bytes!(env!("CONSTANT_0_3"));
+pub(crate) const PLUGIN_0_2: &[u8] = include_bytes!(env!("PLUGIN_0_2"));
+
 const CALLS: u32 = 20_000;
 const INSTANCES: u32 = 500;
 
@@ -88,18 +93,28 @@ impl Provider {
         config.allocation_strategy(InstanceAllocationStrategy::Pooling(PoolingAllocationConfig::new()));
         let engine = Engine::new(&config)?;
         let mut linker = Linker::new(&engine);
+        let component = Component::new(&engine, component)?;
+        // What the provider imports. All of WASI would take a minute to compile.
         if is_async {
-            wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
-            wasmtime_wasi::p3::add_to_linker(&mut linker)?;
+            p3::cli::add_to_linker(&mut linker)?;
+            p3::clocks::add_to_linker(&mut linker)?;
+            p3::filesystem::add_to_linker(&mut linker)?;
+            p3::random::add_to_linker(&mut linker)?;
             wasmtime_wasi_http::p3::add_to_linker(&mut linker)?;
         } else {
-            wasmtime_wasi::p2::add_to_linker_sync(&mut linker)?;
+            p2::add_to_linker_proxy_interfaces_sync(&mut linker)?;
+            p2::bindings::cli::environment::add_to_linker::<World, WasiCli>(&mut linker, World::cli)?;
+            p2::bindings::filesystem::preopens::add_to_linker::<World, WasiFilesystem>(&mut linker, World::filesystem)?;
+            p2::bindings::sync::filesystem::types::add_to_linker::<World, WasiFilesystem>(
+                &mut linker,
+                World::filesystem,
+            )?;
             wasmtime_wasi_http::p2::add_only_http_to_linker_sync(&mut linker)?;
         }
         let environment = upstream.environment().to_vec();
         let endpoint = Endpoint::from_environment(&environment[0].1)?;
         Ok(Self {
-            instance: linker.instantiate_pre(&Component::new(&engine, component)?)?,
+            instance: linker.instantiate_pre(&component)?,
             environment,
             outbound: Outbound::new(EndpointPolicy::from_iter([endpoint]), OutboundConfig::default()),
         })
@@ -136,7 +151,7 @@ impl Provider {
 pub(crate) struct Boundary {
     provider_0_2: Provider,
     provider_0_3: Provider,
-    /// Make a token as long without a cache, a clock or a check: what a call costs a component that does little else.
+    /// Make a token as long without a cache, a clock or a check: what a call costs a component that does nothing else.
     constant_0_2: Provider,
     constant_0_3: Provider,
     plugins: PluginEngine,
@@ -151,8 +166,8 @@ impl Boundary {
         Ok(Self {
             provider_0_2: Provider::new(EMBEDDED_0_2, upstream, false)?,
             provider_0_3: Provider::new(EMBEDDED_0_3, upstream, true)?,
-            constant_0_2: Provider::new(HOSTILE_0_2, upstream, false)?,
-            constant_0_3: Provider::new(HOSTILE_0_3, upstream, true)?,
+            constant_0_2: Provider::new(CONSTANT_0_2, upstream, false)?,
+            constant_0_3: Provider::new(CONSTANT_0_3, upstream, true)?,
             plugins: PluginEngine::builder().build()?,
             gate: Gate::new(broker, policy),
         })
@@ -168,20 +183,20 @@ impl Boundary {
 
     /// A cached token by a call of the provider's export. Not for a thread of a runtime, which must not wait for the first one.
     pub(crate) fn get_token_0_2(&self) -> Outcome<f64> {
-        call_0_2(&self.provider_0_2, AUDIENCE)
+        call_0_2(&self.provider_0_2)
     }
 
     pub(crate) fn constant_0_2(&self) -> Outcome<f64> {
-        call_0_2(&self.constant_0_2, &constant())
+        call_0_2(&self.constant_0_2)
     }
 
     /// The same with the async provider, one call after the other.
     pub(crate) async fn get_token_0_3(&self) -> Outcome<f64> {
-        call_0_3(&self.provider_0_3, AUDIENCE).await
+        call_0_3(&self.provider_0_3).await
     }
 
     pub(crate) async fn constant_0_3(&self) -> Outcome<f64> {
-        call_0_3(&self.constant_0_3, &constant()).await
+        call_0_3(&self.constant_0_3).await
     }
 
     /// A plugin's call for a cached token, by its own clock.
@@ -201,19 +216,14 @@ impl Boundary {
     }
 }
 
-/// The order that makes the guest of our tests give a token of the usual length.
-fn constant() -> String {
-    format!("huge\u{1f}token\u{1f}{TOKEN_LENGTH}")
-}
-
-fn call_0_2(provider: &Provider, audience: &str) -> Outcome<f64> {
+fn call_0_2(provider: &Provider) -> Outcome<f64> {
     use v0_2::cloud::identity::types::Identity;
     use v0_2::exports::cloud::identity::managed_identity::TokenRequest;
     let mut store = provider.store();
     let instance = v0_2::ProviderPre::new(provider.instance.clone())?.instantiate(&mut store)?;
     let exports = instance.cloud_identity_managed_identity();
     let request = TokenRequest {
-        audience: audience.to_owned(),
+        audience: AUDIENCE.to_owned(),
         identity: Identity::PlatformDefault,
         claims: None,
         rejected_token: None,
@@ -229,7 +239,7 @@ fn call_0_2(provider: &Provider, audience: &str) -> Outcome<f64> {
     Ok(start.elapsed().as_nanos() as f64 / f64::from(CALLS))
 }
 
-async fn call_0_3(provider: &Provider, audience: &str) -> Outcome<f64> {
+async fn call_0_3(provider: &Provider) -> Outcome<f64> {
     use v0_3::cloud::identity::types::Identity;
     use v0_3::exports::cloud::identity::managed_identity::TokenRequest;
     let mut store = provider.store();
@@ -238,7 +248,7 @@ async fn call_0_3(provider: &Provider, audience: &str) -> Outcome<f64> {
         .await?;
     let exports = instance.cloud_identity_managed_identity();
     let request = || TokenRequest {
-        audience: audience.to_owned(),
+        audience: AUDIENCE.to_owned(),
         identity: Identity::PlatformDefault,
         claims: None,
         rejected_token: None,

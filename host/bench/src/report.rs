@@ -1,10 +1,9 @@
 //! From samples to what is printed: medians, ratios, goals.
 
-use crate::load::Outcome;
+use crate::load::{Outcome, target};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
-use std::path::Path;
 use std::time::SystemTime;
 
 pub(crate) const OURS: &str = "ours";
@@ -317,11 +316,9 @@ impl Samples {
 
 /// Into the folder of results.
 pub(crate) fn write(name: &str, text: &str) -> Outcome<()> {
-    let target = Path::new(env!("CARGO_TARGET_TMPDIR"))
-        .parent()
-        .ok_or("no target folder")?;
-    let file = target.join("bench").join(name);
-    fs::create_dir_all(target.join("bench"))?;
+    let folder = target()?.join("bench");
+    let file = folder.join(name);
+    fs::create_dir_all(folder)?;
     fs::write(&file, text)?;
     println!("written: {}", file.display());
     Ok(())

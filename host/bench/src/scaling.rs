@@ -1,8 +1,9 @@
 //! What it costs as callers, audiences, identities and plugins become many. Each point is measured in a process of its own,
 //! which is this program again: `scaling AXIS COUNT`.
 
+use super::boundary::PLUGIN_0_2;
 use super::upstream::Upstream;
-use crate::load::{Outcome, size_of};
+use crate::load::{Outcome, kept, size_of};
 use futures_util::{FutureExt as _, future::join_all};
 use managed_identity_host::grants::{AudiencePattern, Caller, Gate, Grant, Policy, TokenRule};
 use managed_identity_host::plugin::{PluginEngine, PluginOutcome};
@@ -10,7 +11,6 @@ use managed_identity_host::{Broker, Identity, TokenRequest};
 use serde_json::{Value, json};
 use std::fmt::Write as _;
 use std::hint::black_box;
-use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -108,7 +108,7 @@ fn in_a_process(upstream: &Upstream, axis: Axis, count: usize) -> Outcome<Value>
     let output = Command::new(std::env::current_exe()?)
         .args(["scaling", axis.name(), &count.to_string()])
         .envs(upstream.environment())
-        .env("XDG_CACHE_HOME", Path::new(env!("CARGO_TARGET_TMPDIR")).join("compare"))
+        .env("XDG_CACHE_HOME", kept()?)
         .stdin(Stdio::null())
         .stderr(Stdio::inherit())
         .output()?;
@@ -238,7 +238,7 @@ async fn plugins(count: usize) -> Outcome<Value> {
     let engine = PluginEngine::builder()
         .plugins_at_once(u32::try_from(count)?.saturating_add(1))
         .build()?;
-    let plugin = engine.load(managed_identity_test_guests::PLUGIN_0_2)?;
+    let plugin = engine.load(PLUGIN_0_2)?;
     let command = |arguments: [&str; 3]| {
         let arguments = ["plugin"]
             .into_iter()

@@ -10,24 +10,35 @@ const README: &str = include_str!("../../../README.md");
 /// A resource that the emulated tenant does not know.
 const UNKNOWN: &str = "https://unknown.example";
 
-/// What is the same on every machine and in every run: no number, and nothing of how far apart two readings of one clock are.
+/// What is the same on every machine and in every run: no number, no id of a request, and nothing of how far apart two readings
+/// of one clock are.
 fn lasting(text: &str) -> Vec<String> {
     let lasting = |line: &str| {
         let line = match line.split_once("This machine's clock is") {
             Some((before, _)) => before,
             None => line,
         };
-        let mut lasting = String::new();
-        for character in line.chars() {
-            match character {
-                '0'..='9' | '.' if lasting.ends_with('#') => {}
-                '0'..='9' => lasting.push('#'),
-                other => lasting.push(other),
-            }
-        }
-        lasting
+        let words: Vec<String> = line.split(' ').map(without_numbers).collect();
+        words.join(" ")
     };
     text.lines().map(lasting).collect()
+}
+
+fn without_numbers(word: &str) -> String {
+    let parts: Vec<&str> = word.trim_end_matches('.').split('-').collect();
+    let is_hexadecimal = |part: &&str| part.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if parts.len() == 5 && parts.iter().all(is_hexadecimal) {
+        return "ID".to_owned();
+    }
+    let mut lasting = String::new();
+    for character in word.chars() {
+        match character {
+            '0'..='9' | '.' if lasting.ends_with('#') => {}
+            '0'..='9' => lasting.push('#'),
+            other => lasting.push(other),
+        }
+    }
+    lasting
 }
 
 #[test]

@@ -93,7 +93,11 @@ fn cases(platform: &Emulated, folder: &Folder) -> Vec<Case> {
     other_secret.extend(owned(&[("IDENTITY_HEADER", SECRET)]));
     let mut no_file = of(Source::WorkloadIdentity);
     no_file.retain(|(name, _)| name != "AZURE_FEDERATED_TOKEN_FILE");
-    no_file.extend(owned(&[("AZURE_FEDERATED_TOKEN_FILE", &folder.file("missing"))]));
+    let authority = folder.write("ca.pem", platform.certificate().unwrap().authority_pem());
+    no_file.extend(owned(&[
+        ("AZURE_FEDERATED_TOKEN_FILE", &folder.file("missing")),
+        ("SSL_CERT_FILE", &authority),
+    ]));
     let hostile = folder.write("hostile.wasm", HOSTILE_0_3);
     let throttled = reply(429, "").header(RETRY_AFTER, HeaderValue::from_static("120"));
     let for_another = r#"{"access_token":"t","expires_in":"3600","token_type":"Bearer","client_id":"b0000000-0000-4000-8000-0000000000c1"}"#;

@@ -23,6 +23,11 @@ fn environment(platform: &Emulated, folder: &Folder, source: Source) -> Environm
     let authority = folder.write("ca.pem", platform.certificate().unwrap().authority_pem());
     let mut environment: Environment = platform.environment_for(source).into_iter().collect();
     environment.push(("SSL_CERT_FILE".to_owned(), authority));
+    if source == Source::WorkloadIdentityProxy {
+        // As the webhook that starts the proxy does.
+        let pod = platform.environment_for(Source::WorkloadIdentity);
+        environment.extend(pod.into_iter().filter(|(name, _)| name == "AZURE_CLIENT_ID"));
+    }
     environment
 }
 

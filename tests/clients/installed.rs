@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 const PEERS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/peers");
 
@@ -31,9 +32,12 @@ pub(crate) fn adapter(client: Client) -> Command {
                 let arguments = ["ci", "--silent", "--ignore-scripts", "--no-audit", "--no-fund"];
                 succeed(Command::new("npm").args(arguments).current_dir(&folder), NODE);
             });
-            // Beside its packages, because that is where Node.js looks for them. Never half a file: others may run it.
+            // Beside its packages, because that is where Node.js looks for them. Never half a file: others may run it, also
+            // other threads of this test.
+            static COPIES: AtomicUsize = AtomicUsize::new(0);
+            let number = COPIES.fetch_add(1, Ordering::Relaxed);
             let adapter = folder.join("adapter.mjs");
-            let copy = folder.join(format!("adapter.{}.mjs", std::process::id()));
+            let copy = folder.join(format!("adapter.{}-{number}.mjs", std::process::id()));
             fs::copy(source.join("adapter.mjs"), &copy).unwrap();
             fs::rename(&copy, &adapter).unwrap();
             let mut node = Command::new("node");
